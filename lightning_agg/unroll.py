@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.worker_features import Seen
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class InnerState:
     Args:
         parameters: θ of each task, ``(T, d)``.
         memory: States of the recurrent network, ``(state_size, T * d)``.
-        running: Running mean of the squared scale, ``(T, d)``, or ``(T, 0)`` where there is none.
+        seen: What the aggregator's features carry, of each task.
         episodes: Episode of each task.
         steps: Rounds done in it.
     """
 
     parameters: Tensor
     memory: Tensor
-    running: Tensor
+    seen: tuple[Seen, ...]
     episodes: tuple[int, ...]
     steps: tuple[int, ...]
 
@@ -64,13 +65,13 @@ class InnerProblem(ABC):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """K rounds of all tasks, with what a replay of the network needs.
+    """K rounds of all tasks, with what a replay of the network needs for c of the T * d columns.
 
     Args:
-        inputs: ``(K, n, T * d)``.
-        factors: ``(K, T * d)``: update = factor * network output.
-        memory: ``(state_size, T * d)`` before the first round.
-        cotangents: ``(K, T * d)``: derivative of the meta-loss with respect to each update.
+        inputs: ``(K, n, c)``.
+        factors: ``(K, c)``: update = factor * network output.
+        memory: ``(state_size, c)`` before the first round.
+        cotangents: ``(K, c)``: derivative of the meta-loss with respect to each update.
         losses: ``(K + 1, T)``: honest loss before each round and after the last.
         after: State after the last round.
     """
@@ -84,17 +85,17 @@ class Trajectory:
 
 
 def round_features(
-    aggregator: Recurrent, received: list[Round], running: Tensor, steps: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs ``(n, T * d)``, factors ``(T * d,)`` and running scales ``(T, d)`` of a round of T tasks."""
+    aggregator: Recurrent, received: list[Round], seen: tuple[Seen, ...], steps: tuple[int, ...]
+) -> tuple[Tensor, Tensor, tuple[Seen, ...]]:
+    """Inputs ``(n, T * d)``, factors ``(T * d,)`` and what is carried on, of a round of T tasks."""
     parts = []
     for task, (item, step) in enumerate(zip(received, steps, strict=True)):
         rows, context = aggregator.finite(item.gradients, item.context)
-        parts.append(aggregator.features(rows, context, running[task], step))
+        parts.append(aggregator.features(rows, context, seen[task], step))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
         aggregator.output_scale * torch.cat([part.scale for part in parts]),
-        torch.stack([part.running for part in parts]),
+        tuple(part.seen for part in parts),
     )
 
 
@@ -106,6 +107,7 @@ def rollout(
     length: int,
     weights: Tensor,
     loss_cap: float,
+    columns: Tensor,
 ) -> Trajectory:
     """``length`` rounds without a graph, and the cotangents of their updates.
 
@@ -120,32 +122,35 @@ def rollout(
         length: Rounds K.
         weights: w_1..w_K, ``(K,)``.
         loss_cap: A loss above it, or not finite, counts as constant.
+        columns: Those that will be replayed, ``(c,)``: nothing is stored of the others.
     """
     inputs, factors, gradients, losses = [], [], [], []
     now = state
     for k in range(length + 1):
         received = _receive(problem, now)
-        gradients.append(torch.stack([item.honest_gradient for item in received]))
+        gradients.append(torch.cat([item.honest_gradient for item in received])[columns])
         losses.append(torch.stack([item.honest_loss for item in received]))
         if k == length:
             break
-        x, factor, running = round_features(aggregator, received, now.running, now.steps)
+        x, factor, seen = round_features(aggregator, received, now.seen, now.steps)
         output, memory = aggregator.network(x, now.memory)
-        inputs.append(x)
-        factors.append(factor)
+        inputs.append(x[:, columns])
+        factors.append(factor[columns])
         now = replace(
             now,
             parameters=now.parameters
             + torch.nan_to_num(factor * output, 0.0, 0.0, 0.0).view_as(now.parameters),
             memory=memory,
-            running=running,
+            seen=seen,
             steps=tuple(step + 1 for step in now.steps),
         )
     values = torch.stack(losses)
     counted = values[1:].isfinite() & (values[1:] <= loss_cap)
-    later = torch.stack(gradients[1:]).nan_to_num(0.0, 0.0, 0.0) * (weights[:, None] * counted)[:, :, None]
-    cotangents = later.flip(0).cumsum(0).flip(0).flatten(1)
-    return Trajectory(torch.stack(inputs), torch.stack(factors), state.memory, cotangents, values, now)
+    task = columns // state.parameters.shape[1]
+    later = torch.stack(gradients[1:]).nan_to_num(0.0, 0.0, 0.0) * (weights[:, None] * counted)[:, task]
+    cotangents = later.flip(0).cumsum(0).flip(0)
+    memory = state.memory[:, columns]
+    return Trajectory(torch.stack(inputs), torch.stack(factors), memory, cotangents, values, now)
 
 
 def _receive(problem: InnerProblem, state: InnerState) -> list[Round]:

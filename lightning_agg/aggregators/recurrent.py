@@ -18,7 +18,7 @@ from lightning_agg.aggregators.base import (
 )
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent_network import Cell, RecurrentNetwork
-from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, WorkerFeatures
+from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Seen, WorkerFeatures
 from lightning_agg.errors import SettingError, require
 
 ARCHITECTURE: dict[str, Any] = {
@@ -35,6 +35,8 @@ ARCHITECTURE: dict[str, Any] = {
     "slots": 10,
     "num_samples": 32,
     "trial_step": 1.0,
+    "gate": False,
+    "trust_decay": 0.0,
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
@@ -63,8 +65,8 @@ class Recurrent(Aggregator):
         loss_information: Whether the trial losses are inputs: ARNN [false].
         worker_order: Which worker is which input: ``given`` (the paper), ``sorted`` (the order statistics of each
             coordinate), ``trust`` (by trial loss, best first) [given].
-        scale: :math:`A_i`: ``l2`` norm over the workers (the paper), ``median`` of the absolute values, ``lead``: root mean
-            square of the first two inputs [l2].
+        scale: :math:`A_i`: ``l2`` norm over the inputs (the paper), ``median`` of the workers' absolute values, ``lead``: root
+            mean square of the first two inputs, ``trusted``: of all rows, weighed as by ``gate`` [l2].
         running_scale: Decay in [0, 1) of a running scale, which replaces :math:`A_i` in the update, with their log-ratio as one
             more input; 0 for none [0].
         clamp: What becomes of inputs below :math:`e^{-p}`: ``signed`` :math:`\pm e^{-p}`, ``literal`` :math:`+e^{-p}` (the
@@ -75,6 +77,10 @@ class Recurrent(Aggregator):
             more or fewer are grouped, in order [10].
         num_samples: Public samples of a trial loss [32].
         trial_step: Step of a trial [1].
+        gate: Whether rows are weighed by the trust in their workers, from 0 where the trial loss does not fall to 1 where it
+            falls at least half as much as for the best; the weighted mean is then one more input [false].
+        trust_decay: Decay in [0, 1] of a running sum of each worker's descents, by which it is trusted, each cut to 1 nat;
+            0 for the descent of this round alone [0].
     """
 
     def __init__(
@@ -93,6 +99,8 @@ class Recurrent(Aggregator):
         slots: int | None = None,
         num_samples: int | None = None,
         trial_step: float | None = None,
+        gate: bool | None = None,
+        trust_decay: float | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -122,15 +130,17 @@ class Recurrent(Aggregator):
                 ) from error
         self.register_buffer("state", torch.zeros(0))
         self.register_buffer("running", torch.zeros(0))
+        self.register_buffer("trust", torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     state: Tensor
     running: Tensor
+    trust: Tensor
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
-        """Network states ``(state_size, d)`` and the running scale ``(d,)``."""
-        return {"state": self.state, "running": self.running}
+        """Network states ``(state_size, d)``, the running scale ``(d,)`` and the trust in each worker ``(M,)``."""
+        return {"state": self.state, "running": self.running, "trust": self.trust}
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -156,15 +166,16 @@ class Recurrent(Aggregator):
         step, width = int(self.step), gradients.shape[1]
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
-            self.running = gradients.new_zeros(width if self.features.running_scale else 0)
+            pool_size = len(gradients) if context.finite is None else len(context.finite)
+            self.running, self.trust = self.features.unseen(pool_size, gradients)
         require(
             self.state.shape[1] == width,
             f"Recurrent remembers d = {self.state.shape[1]} coordinates, got d = {width}: call reset() first.",
         )
-        features = self.features(gradients, context, self.running, step)
+        features = self.features(gradients, context, Seen(self.running, self.trust), step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
-        self.running = features.running
+        self.running, self.trust = features.seen
         self.step = self.step + 1
         return (-self.output_scale * features.scale * output).to(dtype)
 
@@ -206,6 +217,13 @@ def _check(settings: dict[str, Any]) -> None:
         require_positive(name, settings[name])
     for name, choices in (("cell", Cell), ("worker_order", Order), ("scale", Scale), ("clamp", Clamp)):
         require_choice(name, settings[name], get_args(choices))
+    decay, gated = settings["trust_decay"], settings["gate"]
+    require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
+    require(
+        not gated or settings["worker_order"] != "sorted",
+        "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
+    )
+    require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
     running = settings["running_scale"]
     require(0 <= running < 1, f"running_scale must be in [0, 1), got {running}.")
     require(

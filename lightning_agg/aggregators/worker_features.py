@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,11 +10,26 @@ from torch import Tensor
 from lightning_agg.aggregators.context import Context
 
 Order = Literal["given", "sorted", "trust"]
-Scale = Literal["l2", "median", "lead"]
+Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
 
 LIMIT = 3.0
 """Bound of the inputs that have no bound of their own."""
+
+LARGEST_DESCENT = 1.0
+"""Bound, in nats, of the descent that one round can add to the trust in a worker."""
+
+
+class Seen(NamedTuple):
+    """What is carried from round to round; empty where it is not used.
+
+    Args:
+        scale: ``(d,)`` running mean of the squared scale.
+        trust: ``(M,)`` running sum of each worker's descents.
+    """
+
+    scale: Tensor
+    trust: Tensor
 
 
 @dataclass(frozen=True)
@@ -24,12 +39,12 @@ class Features:
     Args:
         inputs: ``(n, d)``.
         scale: ``(d,)``, by which the network's output is multiplied.
-        running: ``(d,)`` running mean of the squared scale, or empty.
+        seen: What the next round needs.
     """
 
     inputs: Tensor
     scale: Tensor
-    running: Tensor
+    seen: Seen
 
 
 @dataclass(frozen=True)
@@ -45,59 +60,68 @@ class WorkerFeatures:
     clamp_exponent: float
     num_samples: int
     trial_step: float
+    gate: bool
+    trust_decay: float
 
     @property
     def input_size(self) -> int:
         """Inputs n of a coordinate."""
-        return self.slots * (2 if self.loss_information else 1) + (1 if self.running_scale else 0)
+        return self.slots * (2 if self.loss_information else 1) + self.gate + bool(self.running_scale)
 
     @property
     def public_samples(self) -> int:
         """Public samples that a round needs."""
-        return self.num_samples if self.loss_information or self.worker_order == "trust" else 0
+        asked = self.loss_information or self.gate or self.worker_order == "trust"
+        return self.num_samples if asked else 0
 
-    def __call__(self, gradients: Tensor, context: Context, running: Tensor, step: int) -> Features:
-        """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
-        descents = self._descents(gradients, context)
-        rows = self._ordered(gradients, descents)
-        slots = self._resampled(rows)
-        scale = self._scale(gradients, slots)
-        inputs = [self._clamped(torch.where(scale > 0, slots / _positive(scale), 0.0))]
-        if self.loss_information:
-            trust = self._resampled(self._order_descents(descents))
-            inputs.append(trust[:, None].expand(-1, gradients.shape[1]))
-        if self.running_scale:
-            running = (
-                self.running_scale * (running if step else 0.0) + (1 - self.running_scale) * scale.square()
-            )
-            usual = _root(running / (1 - self.running_scale ** (step + 1)))
-            ratio = (scale / _positive(usual)).clamp_min(math.exp(-LIMIT)).log().clamp_max(LIMIT)
-            inputs.append(torch.where(usual > 0, ratio, 0.0)[None])
-            scale = usual
-        return Features(torch.cat(inputs), scale, running)
-
-    def _descents(self, gradients: Tensor, context: Context) -> Tensor:
-        if not self.public_samples:
-            return gradients.new_zeros(len(gradients))
-        descents = context.descents(gradients, self.trial_step, self.num_samples)
-        return torch.where(descents.isfinite(), descents, -torch.finfo(descents.dtype).max).to(
-            gradients.dtype
+    def unseen(self, pool_size: int, like: Tensor) -> Seen:
+        """What is carried before the first round, for gradients with the coordinates of ``like``."""
+        return Seen(
+            like.new_zeros(like.shape[-1] if self.running_scale else 0),
+            like.new_zeros(pool_size if self.trust_decay else 0),
         )
 
-    def _ordered(self, gradients: Tensor, descents: Tensor) -> Tensor:
+    def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
+        """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
+        trust, total = self._trust(gradients, context, seen.trust)
         if self.worker_order == "sorted":
-            return gradients.sort(dim=0).values
-        if self.worker_order == "trust":
-            return gradients[descents.argsort(descending=True, stable=True)]
-        missing = self.slots - len(gradients)
-        return torch.cat([gradients, gradients.new_zeros(max(missing, 0), gradients.shape[1])])
+            rows = gradients.sort(dim=0).values
+        elif self.worker_order == "trust":
+            order = trust.argsort(descending=True, stable=True)
+            rows, trust = gradients[order], trust[order]
+        else:
+            missing = max(self.slots - len(gradients), 0)
+            rows = torch.cat([gradients, gradients.new_zeros(missing, gradients.shape[1])])
+            trust = torch.cat([trust, trust.new_zeros(missing)])
+        weights = (2 * trust).clamp(0, 1)
+        slots = self._resampled(weights[:, None] * rows if self.gate else rows)
+        scale = self._scale(rows, slots, weights)
+        parts = [slots, weights[None] @ rows / _positive(weights.sum())] if self.gate else [slots]
+        parts = [self._clamped(torch.where(scale > 0, part / _positive(scale), 0.0)) for part in parts]
+        if self.loss_information:
+            parts.append(self._resampled(trust)[:, None].expand(-1, rows.shape[1]))
+        running = seen.scale
+        if self.running_scale:
+            running = self.running_scale * running + (1 - self.running_scale) * scale.square()
+            usual = _root(running / (1 - self.running_scale ** (step + 1)))
+            ratio = (scale / _positive(usual)).clamp_min(math.exp(-LIMIT)).log().clamp_max(LIMIT)
+            parts.append(torch.where(usual > 0, ratio, 0.0)[None])
+            scale = usual
+        return Features(torch.cat(parts), scale, Seen(running, total))
 
-    def _order_descents(self, descents: Tensor) -> Tensor:
-        ordered = descents.sort(descending=True).values if self.worker_order == "trust" else descents
-        if self.worker_order == "given" and len(ordered) < self.slots:
-            ordered = torch.cat([ordered, ordered.new_zeros(self.slots - len(ordered))])
-        typical = ordered.abs().median() + 1e-3
-        return (ordered / typical).clamp(-LIMIT, LIMIT)
+    def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
+        if not self.public_samples:
+            return gradients.new_zeros(len(gradients)), total
+        trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
+        trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
+        if self.trust_decay:
+            present = ... if context.finite is None else context.finite
+            latest = torch.full_like(total, -LARGEST_DESCENT)
+            latest[present] = trust
+            total = self.trust_decay * total + latest
+            trust = total[present]
+        return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
 
     def _resampled(self, rows: Tensor) -> Tensor:
         """``(M, ...)`` -> ``(slots, ...)``: slot k is the mean of the rows in the k-th part of the order."""
@@ -107,12 +131,14 @@ class WorkerFeatures:
         slots: Tensor = torch.tensordot(weights, rows, dims=1)
         return slots
 
-    def _scale(self, gradients: Tensor, slots: Tensor) -> Tensor:
+    def _scale(self, rows: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
         if self.scale == "l2":
-            return _root(gradients.square().sum(dim=0))
+            return _root(slots.square().sum(dim=0))
         if self.scale == "median":
-            return gradients.abs().median(dim=0).values
-        return _root(slots[:2].square().mean(dim=0))
+            return rows.abs().median(dim=0).values
+        if self.scale == "lead":
+            return _root(slots[:2].square().mean(dim=0))
+        return _root(weights @ rows.square() / _positive(weights.sum()))
 
     def _clamped(self, x: Tensor) -> Tensor:
         if self.scale != "l2":

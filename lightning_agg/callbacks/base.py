@@ -10,13 +10,16 @@ from lightning_agg.data.pool import RoundBatch
 if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
 
+VALIDATION_EPISODES = 1 << 40
+"""Where the episodes of ``MetaLearner``'s validation and test begin: none of them is ever trained on."""
+
 
 class PoolCallback(L.Callback):
     """A callback with hooks inside a round.
 
     :class:`~lightning_agg.modules.ParameterServer` calls the hooks in the order in which they stand here, each on all
-    callbacks of the trainer: first every ``on_worker_gradients``, then every ``on_byzantine_gradients``. They
-    run in every process, on the whole matrix, and must do the same in each.
+    callbacks of the trainer: first every ``on_worker_gradients``, then every ``on_compression``, then every
+    ``on_byzantine_gradients``. They run in every process, on the whole matrix, and must do the same in each.
 
     ``gradients`` is ``(M, d)``, one row for each of ``batch.workers``; a hook returns the matrix to go on
     with and must not modify its argument.
@@ -35,7 +38,13 @@ class PoolCallback(L.Callback):
     def on_worker_gradients(
         self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch
     ) -> Tensor:
-        """Called with what every worker computed, before any attack: noise, compression."""
+        """Called with what every worker computed, before compression and before any attack: noise."""
+        return gradients
+
+    def on_compression(
+        self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch
+    ) -> Tensor:
+        """Called by ``ParameterServer`` with what every worker wants to send, to make it what the server decodes."""
         return gradients
 
     def on_byzantine_gradients(

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_agg import seeding
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
-from lightning_agg.callbacks.base import PoolCallback
+from lightning_agg.callbacks.base import VALIDATION_EPISODES, PoolCallback
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import require
 
@@ -30,6 +30,8 @@ class ByzantineInjection(PoolCallback):
         fixed: Whether the attackers are the workers 0 to f - 1; otherwise they are drawn from the seed.
         first_round: First round of the attack, from 0; before it all workers are honest.
         last_round: Last round of the attack; the last of the run when null.
+        val_attack: ``MetaLearner``: attacks of the validation and test episodes, in turn; drawn from ``attack`` when null.
+        val_num_byzantine: Their numbers of attackers, in turn; drawn from ``num_byzantine`` when null.
         seed: Seed of the draw and of random attacks; the run's seed when null.
     """
 
@@ -40,13 +42,25 @@ class ByzantineInjection(PoolCallback):
         fixed: bool = False,
         first_round: int = 0,
         last_round: int | None = None,
+        val_attack: Attack | list[Attack] | None = None,
+        val_num_byzantine: int | list[int] | None = None,
         seed: int | None = None,
     ) -> None:
-        counts = [num_byzantine] if isinstance(num_byzantine, int) else num_byzantine
+        counts = _listed(num_byzantine)
         require(
             len(counts) > 0, "byzantine.num_byzantine must be a number or a list of at least one, got []."
         )
         require(min(counts) >= 0, f"byzantine.num_byzantine must be at least 0, got {num_byzantine}.")
+        self.val_attacks, self.val_counts = _listed(val_attack), _listed(val_num_byzantine)
+        require(
+            min(self.val_counts, default=0) >= 0,
+            f"byzantine.val_num_byzantine must be at least 0, got {val_num_byzantine}.",
+        )
+        require(
+            bool(attack or val_attack) or max(self.val_counts, default=0) == 0,
+            "byzantine.val_attack must be set where byzantine.val_num_byzantine is not 0"
+            f" (val_num_byzantine = {val_num_byzantine}).",
+        )
         require(
             bool(attack) or max(counts) == 0,
             f"byzantine.attack must be set where byzantine.num_byzantine is not 0 (num_byzantine = {num_byzantine}).",
@@ -56,7 +70,7 @@ class ByzantineInjection(PoolCallback):
             "byzantine must satisfy 0 <= first_round <= last_round"
             f" (first_round = {first_round}, last_round = {last_round}).",
         )
-        self.attacks = attack if isinstance(attack, list) else [attack] if attack else []
+        self.attacks = _listed(attack)
         self.attack = self.attacks[0] if self.attacks else None
         self.counts = counts
         self.fixed = fixed
@@ -68,12 +82,17 @@ class ByzantineInjection(PoolCallback):
         """Check the numbers and draw the attackers."""
         require_one_injection(trainer.callbacks)  # type: ignore[attr-defined]
         pool_size = pl_module.pool_size
-        for count in self.counts:
+        require(
+            pl_module.validates_episodes or not (self.val_attacks or self.val_counts),
+            f"byzantine.val_attack and byzantine.val_num_byzantine must be null in {type(pl_module).__name__}: its"
+            " validation has no attackers.",
+        )
+        for count in (*self.counts, *self.val_counts):
             require(
                 count < pool_size,
                 f"byzantine.num_byzantine must be below data.pool_size (num_byzantine = {count}, pool_size = {pool_size}).",
             )
-            for attack in self.attacks if count else []:
+            for attack in (*self.attacks, *self.val_attacks) if count else ():
                 require(
                     pl_module.rounds_in_order or not attack.remembers,
                     f"byzantine.attack must not remember earlier rounds in {type(pl_module).__name__}, got"
@@ -92,7 +111,10 @@ class ByzantineInjection(PoolCallback):
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Draw attackers and attack of an episode: a function of (seed, episode) alone."""
         self.byzantine = self.draw(pl_module.pool_size, episode)
-        if len(self.attacks) > 1:
+        turn = episode - VALIDATION_EPISODES
+        if self.val_attacks and turn >= 0:
+            self.attack = self.val_attacks[turn % len(self.val_attacks)]
+        elif self.attacks:
             rng = seeding.generator(self.seed, "attack", step=episode)
             self.attack = self.attacks[int(rng.integers(len(self.attacks)))]
 
@@ -100,6 +122,9 @@ class ByzantineInjection(PoolCallback):
         """The attackers of an episode: a function of (seed, episode) alone."""
         rng = seeding.generator(self.seed, "byzantine", step=episode)
         count = int(rng.choice(self.counts))
+        turn = episode - VALIDATION_EPISODES
+        if self.val_counts and turn >= 0:
+            count = self.val_counts[turn % len(self.val_counts)]
         if self.fixed:
             return frozenset(range(count))
         return frozenset(rng.choice(pool_size, count, replace=False).tolist())
@@ -146,6 +171,10 @@ class ByzantineInjection(PoolCallback):
         """Let the attack go on; one of another class than in the checkpoint begins anew."""
         if self.attack is not None and type(self.attack).__name__ == state_dict["attack"]:
             self.attack.load_state_dict(state_dict["memory"])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def require_one_injection(callbacks: Iterable[Any]) -> None:

@@ -1,5 +1,6 @@
 """The meta-gradient by replaying the network alone."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,16 +43,17 @@ class Replay(Estimator):
         key: tuple[int, int],
     ) -> tuple[InnerState, Tensor]:
         """See :meth:`Estimator.window`."""
-        trajectory = rollout(problem, aggregator, state, len(weights), weights, loss_cap)
-        size = trajectory.factors.shape[1]
+        size = state.parameters.numel()
         count = min(self.num_coordinates or size, size)
-        chosen = torch.arange(size, device=trajectory.factors.device)
+        chosen = torch.arange(size, device=state.parameters.device)
         if count < size:
             rng = seeding.generator(key[0], "replayed coordinates", step=key[1])
-            chosen = torch.from_numpy(rng.choice(size, count, replace=False)).to(chosen.device)
+            chosen = torch.from_numpy(np.sort(rng.choice(size, count, replace=False))).to(chosen.device)
+        trajectory = rollout(problem, aggregator, state, len(weights), weights, loss_cap, chosen)
         pull = trajectory.factors * trajectory.cotangents * (size / count / len(state.episodes))
         with torch.enable_grad():
-            for columns in torch.split(chosen, self.chunk_size):
+            for start in range(0, count, self.chunk_size):
+                columns = slice(start, start + self.chunk_size)
                 memory = trajectory.memory[:, columns]
                 total = pull.new_zeros(())
                 for x, weight in zip(trajectory.inputs, pull, strict=True):

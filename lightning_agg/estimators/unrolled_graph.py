@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.estimators.base import Estimator
 from lightning_agg.unroll import InnerProblem, InnerState, round_features
 
@@ -48,17 +49,20 @@ class UnrolledGraph(Estimator):
                 if k == len(weights):
                     break
                 with torch.set_grad_enabled(self.second_order):
-                    x, factor, running = round_features(aggregator, received, now.running, now.steps)
+                    x, factor, seen = round_features(aggregator, received, now.seen, now.steps)
                 output, memory = aggregator.network(x, now.memory)
                 now = replace(
                     now,
                     parameters=now.parameters + (factor * output).view_as(now.parameters),
                     memory=memory,
-                    running=running,
+                    seen=seen,
                     steps=tuple(step + 1 for step in now.steps),
                 )
             torch.autograd.backward(total)
         after = replace(
-            now, parameters=now.parameters.detach(), memory=now.memory.detach(), running=now.running.detach()
+            now,
+            parameters=now.parameters.detach(),
+            memory=now.memory.detach(),
+            seen=tuple(Seen(*(part.detach() for part in seen)) for seen in now.seen),
         )
         return after, torch.stack(losses)

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_agg import seeding
 from lightning_agg.aggregators.base import Aggregator
@@ -20,27 +21,48 @@ from lightning_agg.models.checks import check_model
 
 ModelFactory = Callable[[int], nn.Module]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+LRSchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class PoolModule(L.LightningModule, ABC):
     """A LightningModule whose data is divided among workers.
 
     Args:
+        optimizer: Makes the optimizer of what is trained.
+        lr_scheduler: Makes the schedule of its learning rate, stepped once a training step (``ReduceLROnPlateau``: once a
+            validation); constant when null.
         num_threads: CPU threads of each process. The last bits of a matrix product depend on their number, so the
             default gives the same run on any machine; to use more cores, spread the workers over processes with
             ``worker_parallel``. Torch's own choice when null.
         seed: Seed of the model's initial parameters; the run's seed when null.
     """
 
+    model: nn.Module
+    """The global model, once :meth:`setup` has made it."""
+
     rounds_in_order: bool = False
     """Whether each round comes once and in order, so that an attack may remember the ones before."""
 
-    def __init__(self, num_threads: int | None = 1, seed: int | None = None) -> None:
+    validates_episodes: bool = False
+    """Whether validation and test play whole trainings, with attackers."""
+
+    monitored: str
+    """The figure of a validation on which ``ReduceLROnPlateau`` looks."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        lr_scheduler: LRSchedulerFactory | None = None,
+        num_threads: int | None = 1,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
         require(
             num_threads is None or num_threads >= 1,
             f"model.num_threads must be at least 1, got {num_threads}.",
         )
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
         self.num_threads = num_threads
         self.seed = seeding.run_seed(seed)
         self.automatic_optimization = False
@@ -115,6 +137,32 @@ class PoolModule(L.LightningModule, ABC):
             " the global generator, so a run could be neither resumed nor spread over processes exactly.",
         )
         return model
+
+    def optimize(self, parameters: Iterable[nn.Parameter]) -> Any:
+        """What ``configure_optimizers`` returns for ``parameters``: optimizer and schedule.
+
+        Raises:
+            SettingError: If the optimizer does not accept its values.
+        """
+        try:
+            optimizer = self.make_optimizer(parameters)
+        except ValueError as error:
+            raise SettingError(f"model.optimizer must be given values that it accepts: {error}.") from error
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_lr_scheduler(optimizer)]
+
+    def advance_schedule(self) -> None:
+        """Count a training step."""
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def advance_plateau(self) -> None:
+        """Show a validation of the training to a schedule that waits for one."""
+        scheduler = self.lr_schedulers() if self.trainer.training or self.trainer.validating else None
+        if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
+            scheduler.step(self.trainer.callback_metrics[self.monitored])
 
     def check_public_samples(self, aggregator: Aggregator) -> None:
         """Require that the server holds the public samples that ``aggregator`` asks for in a round."""

@@ -10,16 +10,20 @@ from lightning_agg import flat, seeding
 from lightning_agg.aggregators.base import require_count, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.worker_features import Seen
+from lightning_agg.callbacks.base import VALIDATION_EPISODES
 from lightning_agg.errors import require
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
-from lightning_agg.modules.base import ModelFactory, OptimizerFactory, PoolModule
+from lightning_agg.modules.base import (
+    LRSchedulerFactory,
+    ModelFactory,
+    OptimizerFactory,
+    PoolModule,
+)
 from lightning_agg.modules.inner_problem import PoolProblem, evaluate
 from lightning_agg.modules.public import server_context
 from lightning_agg.unroll import InnerState, round_features
-
-VALIDATION_EPISODES = 1 << 40
-"""Where the episodes of validation and test begin: none of them is ever trained on."""
 
 
 class MetaLearner(PoolModule):
@@ -42,6 +46,8 @@ class MetaLearner(PoolModule):
         aggregator: The aggregator to train.
         model: Makes the model that is trained in an episode, as for ``ParameterServer``.
         optimizer: The optimizer of the aggregator's weights.
+        lr_scheduler: Schedule of its learning rate, stepped once a window (``ReduceLROnPlateau``: once a validation, on
+            ``meta/val_loss``); constant when null.
         horizon: Rounds of an episode, a multiple of ``truncation_length``; or a list from which it is drawn per episode.
         truncation_length: Rounds K of a window.
         num_tasks: Trainings that go on side by side, at different points of their episodes.
@@ -58,18 +64,22 @@ class MetaLearner(PoolModule):
 
     inner_parameters: Tensor
     inner_memory: Tensor
-    inner_running: Tensor
+    inner_scale: Tensor
+    inner_trust: Tensor
     inner_episodes: Tensor
     inner_steps: Tensor
     best_loss: Tensor
     problem: PoolProblem
     aggregator: Recurrent
+    monitored = "meta/val_loss"
+    validates_episodes = True
 
     def __init__(
         self,
         aggregator: Recurrent,
         model: ModelFactory = MLP,
         optimizer: OptimizerFactory = lambda parameters: torch.optim.Adam(parameters, lr=0.003),
+        lr_scheduler: LRSchedulerFactory | None = None,
         horizon: int | list[int] = 100,
         truncation_length: int = 20,
         num_tasks: int = 1,
@@ -82,7 +92,7 @@ class MetaLearner(PoolModule):
         num_threads: int | None = 1,
         seed: int | None = None,
     ) -> None:
-        super().__init__(num_threads, seed)
+        super().__init__(optimizer, lr_scheduler, num_threads, seed)
         self.horizons = [horizon] if isinstance(horizon, int) else horizon
         require_count("truncation_length", truncation_length, minimum=1)
         require_count("num_tasks", num_tasks, minimum=1)
@@ -96,7 +106,6 @@ class MetaLearner(PoolModule):
             )
         self.aggregator = aggregator
         self.make_model = model
-        self.make_optimizer = optimizer
         self.truncation_length = truncation_length
         self.num_tasks = num_tasks
         self.estimator = estimator or Replay()
@@ -120,11 +129,12 @@ class MetaLearner(PoolModule):
             return
         self.model = self.build_model(self.make_model).requires_grad_(True)
         size = len(flat.flatten(flat.trainable(self.model)))
-        running = size if self.aggregator.features.running_scale else 0
+        seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(size))
         columns = self.num_tasks * size
         self.register_buffer("inner_parameters", torch.zeros(self.num_tasks, size))
         self.register_buffer("inner_memory", torch.zeros(self.aggregator.network.state_size, columns))
-        self.register_buffer("inner_running", torch.zeros(self.num_tasks, running))
+        self.register_buffer("inner_scale", seen.scale.repeat(self.num_tasks, 1))
+        self.register_buffer("inner_trust", seen.trust.repeat(self.num_tasks, 1))
         self.register_buffer("inner_episodes", torch.full((self.num_tasks,), -1))
         self.register_buffer("inner_steps", torch.zeros(self.num_tasks, dtype=torch.long))
         self.register_buffer("best_loss", torch.tensor(torch.inf))
@@ -132,7 +142,7 @@ class MetaLearner(PoolModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the network's weights; the model's own parameters are not trained."""
-        return self.make_optimizer(self.aggregator.network.parameters())
+        return self.optimize(self.aggregator.network.parameters())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One window of all tasks, and one step of the aggregator's weights."""
@@ -154,6 +164,7 @@ class MetaLearner(PoolModule):
             for p in parameters:
                 p.grad = torch.zeros_like(p)
         optimizer.step()
+        self.advance_schedule()
         self.log("meta/loss", losses[1:].mean(), prog_bar=True, batch_size=1)
         self.log("meta/gradient_norm", norm, batch_size=1)
 
@@ -172,6 +183,7 @@ class MetaLearner(PoolModule):
             folder = self.trainer.log_dir
             if self.trainer.is_global_zero and folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self.aggregator.save(Path(folder) / "aggregator.safetensors")
+        self.advance_plateau()
 
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Play one episode, measured on the test set."""
@@ -201,14 +213,15 @@ class MetaLearner(PoolModule):
         return InnerState(
             self.inner_parameters,
             self.inner_memory,
-            self.inner_running,
+            tuple(map(Seen, self.inner_scale, self.inner_trust)),
             tuple(self.inner_episodes.tolist()),
             tuple(self.inner_steps.tolist()),
         )
 
     def _carry(self, state: InnerState) -> None:
         self.inner_parameters, self.inner_memory = state.parameters, state.memory
-        self.inner_running = state.running
+        self.inner_scale = torch.stack([seen.scale for seen in state.seen])
+        self.inner_trust = torch.stack([seen.trust for seen in state.seen])
         self.inner_steps = torch.tensor(state.steps)
 
     def _begin_if_finished(self, task: int) -> None:
@@ -223,8 +236,8 @@ class MetaLearner(PoolModule):
         self.inner_parameters[task] = self.initial_parameters(episode).to(self.inner_parameters)
         self.inner_memory = self.inner_memory.clone()
         self.inner_memory[:, task * size : (task + 1) * size] = 0
-        self.inner_running = self.inner_running.clone()
-        self.inner_running[task] = 0
+        self.inner_scale, self.inner_trust = self.inner_scale.clone(), self.inner_trust.clone()
+        self.inner_scale[task] = self.inner_trust[task] = 0
 
     def _horizon(self, episode: int, task: int) -> int:
         drawn = self.horizons[
@@ -243,13 +256,13 @@ class MetaLearner(PoolModule):
         theta = self.initial_parameters(episode).to(self.inner_parameters)
         network = self.aggregator.network
         memory = theta.new_zeros(network.state_size, len(theta))
-        running = theta.new_zeros(1, len(theta) if self.aggregator.features.running_scale else 0)
+        seen = (self.aggregator.features.unseen(self.pool_size, theta),)
         images, labels = data.read(torch.arange(len(data), device=data.labels.device))
         images, losses = images.to(theta.dtype), []
         every = max(1, self.val_horizon // 20)
         for step in range(self.val_horizon):
             received = self.problem.round(theta, episode, step)
-            x, factor, running = round_features(self.aggregator, [received], running, (step,))
+            x, factor, seen = round_features(self.aggregator, [received], seen, (step,))
             output, memory = network(x, memory)
             theta = theta + torch.nan_to_num(factor * output, 0.0, 0.0, 0.0)
             if (step + 1) % every == 0:

@@ -1,6 +1,5 @@
 """The parameter server: one round of training is one training step."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -8,8 +7,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_agg import flat
@@ -21,18 +18,21 @@ from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require
 from lightning_agg.gradients import local_update, worker_gradients
 from lightning_agg.models import MLP
-from lightning_agg.modules.base import ModelFactory, OptimizerFactory, PoolModule
+from lightning_agg.modules.base import (
+    LRSchedulerFactory,
+    ModelFactory,
+    OptimizerFactory,
+    PoolModule,
+)
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.modules.public import server_context
-
-LRSchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class ParameterServer(PoolModule):
     """Trains a global model from the gradients that M workers send.
 
-    One round: every worker computes the gradient of its batch at the global parameters; noise and attacks change
-    what is sent; the aggregator makes one vector of it; the server's optimizer descends that vector.
+    One round: every worker computes the gradient of its batch at the global parameters; noise, compression
+    and attacks change what is sent; the aggregator makes one vector of it; the server's optimizer descends that vector.
 
     Args:
         aggregator: Makes one ``(d,)`` vector of the ``(M, d)`` gradients.
@@ -59,6 +59,7 @@ class ParameterServer(PoolModule):
 
     worker_momentum: Tensor
     rounds_in_order = True
+    monitored = "val/loss"
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class ParameterServer(PoolModule):
         num_threads: int | None = 1,
         seed: int | None = None,
     ) -> None:
-        super().__init__(num_threads, seed)
+        super().__init__(optimizer, lr_scheduler, num_threads, seed)
         require(0 <= momentum < 1, f"model.momentum must be in [0, 1), got {momentum}.")
         require(local_steps >= 1, f"model.local_steps must be at least 1, got {local_steps}.")
         require(local_lr > 0, f"model.local_lr must be positive, got {local_lr}.")
@@ -89,8 +90,6 @@ class ParameterServer(PoolModule):
         )
         self.aggregator = aggregator
         self.make_model = model
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
         self.momentum = momentum
         self.local_steps = local_steps
         self.local_lr = local_lr
@@ -115,13 +114,7 @@ class ParameterServer(PoolModule):
 
     def configure_optimizers(self) -> Any:
         """The server's optimizer, and its schedule if there is one."""
-        try:
-            optimizer = self.make_optimizer(self.trainable.values())
-        except ValueError as error:
-            raise SettingError(f"model.optimizer must be given values that it accepts: {error}.") from error
-        if self.make_lr_scheduler is None:
-            return optimizer
-        return [optimizer], [self.make_lr_scheduler(optimizer)]
+        return self.optimize(self.trainable.values())
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round."""
@@ -134,6 +127,8 @@ class ParameterServer(PoolModule):
         gradients = computed
         for callback in callbacks:
             gradients = callback.on_worker_gradients(self.trainer, self, gradients, batch)
+        for callback in callbacks:
+            gradients = callback.on_compression(self.trainer, self, gradients, batch)
         for callback in callbacks:
             gradients = callback.on_byzantine_gradients(self.trainer, self, gradients, batch)
         context = self._context(batch.round)
@@ -160,9 +155,7 @@ class ParameterServer(PoolModule):
                 "val/median_gradient_norm": CoordinateMedian()(rows).norm(),
             }
             self.log_dict(norms, sync_dist=True)
-        scheduler = self.lr_schedulers() if self.trainer.training or self.trainer.validating else None
-        if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
-            scheduler.step(self.trainer.callback_metrics["val/loss"])
+        self.advance_plateau()
 
     def on_test_start(self) -> None:
         """Count from zero: a Trainer may test more than once."""
@@ -240,9 +233,7 @@ class ParameterServer(PoolModule):
             p.grad = gradient
         optimizer: Any = self.optimizers()
         optimizer.step()
-        scheduler: Any = self.lr_schedulers()
-        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()
+        self.advance_schedule()
 
     def _honest(self) -> list[int]:
         return sorted(set(range(self.pool_size)) - self.byzantine())

@@ -18,7 +18,10 @@ from lightning_agg.modules import MetaLearner
 from lightning_agg.partitioners import QuantitySkew
 
 RNN = {"slots": 4}
-ARNN = {"slots": 3, "loss_information": True, "worker_order": "trust", "scale": "lead", "running_scale": 0.9}
+ARNN = {
+    "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
+    "gate": True, "trust_decay": 0.9,
+}  # fmt: skip
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5
 LOSS_CAP = 1e9
@@ -156,7 +159,7 @@ def test_tasks_do_not_touch_each_other():
     size = module.inner_parameters.shape[1]
     alone = replace(
         module._state(), parameters=module.inner_parameters[1:], memory=module.inner_memory[:, size:],
-        running=module.inner_running[1:], episodes=module._state().episodes[1:], steps=module._state().steps[1:],
+        seen=module._state().seen[1:], episodes=module._state().episodes[1:], steps=module._state().steps[1:],
     )  # fmt: skip
     one = Replay().window(module.problem, module.aggregator, alone, torch.ones(K).double(), LOSS_CAP, (0, 0))
     assert torch.allclose(both[0].parameters[1:], one[0].parameters, rtol=1e-12)

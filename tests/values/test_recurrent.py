@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,14 +17,15 @@ from lightning_agg.errors import SettingError
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
+    "gate": False, "trust_decay": 0.0,
 }  # fmt: skip
 
 
-def features(gradients, context=None, running=None, step=0, **settings):
+def features(gradients, context=None, seen=None, step=0, **settings):
     settings = {**PAPER, "slots": len(gradients), **settings}
     rows = torch.tensor(gradients)
-    running = torch.zeros(rows.shape[1]) if running is None else running
-    return WorkerFeatures(**settings)(rows, context or Context(), running, step)
+    preparation = WorkerFeatures(**settings)
+    return preparation(rows, context or Context(), seen or preparation.unseen(len(rows), rows), step)
 
 
 def descending(descents):
@@ -74,14 +76,45 @@ def test_trust_puts_the_best_descent_first():
     )
     scale = ((4 + 9) / 2) ** 0.5
     assert torch.allclose(found.inputs[:3, 0], torch.tensor([2.0, 3.0, 1.0]) / scale)
-    assert torch.allclose(found.inputs[3:, 0], torch.tensor([2.0, 0.5, -1.0]) / 1.001)
+    # A round adds at most 1 nat to the trust in a worker.
+    assert torch.allclose(found.inputs[3:, 0], torch.tensor([1.0, 0.5, -1.0]))
+
+
+def test_the_gate_silences_who_is_not_trusted():
+    context = descending([-0.5, 0.8, 0.3])
+    rows = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+    found = features(rows, context, worker_order="trust", scale="trusted", gate=True)
+    weights = [1.0, 2 * 0.3 / 0.8, 0.0]
+    scale = ((weights[0] * 4 + weights[1] * 9) / sum(weights)) ** 0.5
+    mean = (weights[0] * 2 + weights[1] * 3) / sum(weights)
+    assert torch.allclose(
+        found.inputs[:, 0], torch.tensor([2.0, weights[1] * 3, 0, mean]) / scale, atol=1e-5
+    )
+    assert torch.allclose(found.scale, torch.full((2,), scale), atol=1e-5)
+
+
+def test_nobody_trusted_is_no_step():
+    found = features([[1.0], [2.0]], descending([-0.5, -0.1]), scale="trusted", gate=True)
+    assert not found.scale.any()
+    assert not found.inputs.any()
+
+
+def test_trust_adds_up_over_rounds_and_a_dropped_worker_loses_it():
+    settings = {"worker_order": "trust", "loss_information": True, "trust_decay": 0.5, "scale": "lead"}
+    rows = [[1.0], [2.0], [3.0]]
+    first = features(rows, descending([0.4, 0.8, -0.2]), **settings)
+    assert first.seen.trust.tolist() == pytest.approx([0.4, 0.8, -0.2])
+    context = replace(descending([0.0, 0.0, 0.6]), finite=torch.tensor([True, False, True]))
+    second = features([rows[0], rows[2]], context, seen=first.seen, step=1, **settings)
+    assert second.seen.trust.tolist() == pytest.approx([0.2, -0.6, 0.5])
+    assert second.inputs[2:, 0].tolist() == pytest.approx([1.0, 0.4], abs=1e-4)
 
 
 def test_the_running_scale():
     first = features([[3.0], [4.0]], running_scale=0.9)
     assert first.scale.item() == pytest.approx(5)
     assert first.inputs[-1].item() == pytest.approx(0, abs=1e-6)
-    second = features([[30.0], [40.0]], running=first.running, step=1, running_scale=0.9)
+    second = features([[30.0], [40.0]], seen=first.seen, step=1, running_scale=0.9)
     usual = ((0.9 * 25 * 0.1 + 0.1 * 2500) / (1 - 0.81)) ** 0.5
     assert second.scale.item() == pytest.approx(usual)
     assert second.inputs[-1].item() == pytest.approx(torch.tensor(50 / usual).log().item(), abs=1e-5)
