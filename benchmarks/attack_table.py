@@ -19,22 +19,17 @@ What follows the heading "Differences" in an existing output file is kept.
 """
 
 import argparse
-import logging
 import statistics
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-import lightning as L
 import torch
 from torch import nn
+from training_runs import Trainings, quiet_trainer
 
 from lightning_agg.aggregators import (
     CenteredClipping,
@@ -172,18 +167,8 @@ def accuracy(root: str, start: str, run: Run) -> float:
         seed=run.seed,
     )
     attack = ATTACKS[run.attack]() if run.num_byzantine else None
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=ROUNDS,
-        max_epochs=-1,
-        check_val_every_n_epoch=2,  # not within the run
-        num_sanity_val_steps=0,
-        callbacks=[ByzantineInjection(attack, run.num_byzantine, fixed=True, seed=run.seed)],
-        logger=False,
-        log_every_n_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
+        ROUNDS, [ByzantineInjection(attack, run.num_byzantine, fixed=True, seed=run.seed)]
     )
     data = pool(root, run.seed)
     trainer.fit(module, datamodule=data)
@@ -192,24 +177,7 @@ def accuracy(root: str, start: str, run: Run) -> float:
     return 100 * figures[f"{run.split}/accuracy"]
 
 
-def quiet() -> None:
-    """Keep Lightning's notes out of the output."""
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-
 Measure = Callable[[Iterable[Run]], dict[Run, float]]
-
-
-def accuracies(root: str, start: str, processes: int, runs: Iterable[Run]) -> dict[Run, float]:
-    """The accuracy of each run."""
-    runs = list(dict.fromkeys(runs))
-    results = {}
-    with ProcessPoolExecutor(processes, get_context("spawn"), quiet) as executor:
-        for run, value in zip(runs, executor.map(partial(accuracy, root, start), runs), strict=True):
-            results[run] = value
-            print(f"{len(results)}/{len(runs)}  {value:5.1f}  {run}", file=sys.stderr, flush=True)
-    return results
 
 
 def choose(measure: Measure, seeds: int) -> tuple[dict[str, float], list[str]]:
@@ -303,7 +271,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="runs at the same time")
     parser.add_argument("--output", type=Path, help="file to write; standard output if not given")
     arguments = parser.parse_args()
-    measure = partial(accuracies, arguments.root, arguments.start, arguments.processes)
+    measure = Trainings(partial(accuracy, arguments.root, arguments.start), arguments.processes)
     report = "\n".join(table(measure, arguments.start, arguments.seeds)) + "\n"
     if arguments.output is None:
         print(report, end="")

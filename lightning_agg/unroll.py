@@ -68,7 +68,7 @@ class Trajectory:
     """K rounds of all tasks, with what a replay of the network needs for c of the T * d columns.
 
     Args:
-        inputs: ``(K, n, c)``.
+        inputs: ``(n, c)`` of each of the K rounds.
         factors: ``(K, c)``: update = factor * network output.
         memory: ``(state_size, c)`` before the first round.
         cotangents: ``(K, c)``: derivative of the meta-loss with respect to each update.
@@ -76,7 +76,7 @@ class Trajectory:
         after: State after the last round.
     """
 
-    inputs: Tensor
+    inputs: tuple[Tensor, ...]
     factors: Tensor
     memory: Tensor
     cotangents: Tensor
@@ -150,7 +150,7 @@ def rollout(
     later = torch.stack(gradients[1:]).nan_to_num(0.0, 0.0, 0.0) * (weights[:, None] * counted)[:, task]
     cotangents = later.flip(0).cumsum(0).flip(0)
     memory = state.memory[:, columns]
-    return Trajectory(torch.stack(inputs), torch.stack(factors), memory, cotangents, values, now)
+    return Trajectory(tuple(inputs), torch.stack(factors), memory, cotangents, values, now)
 
 
 def _receive(problem: InnerProblem, state: InnerState) -> list[Round]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_agg import pretrained
 from lightning_agg.aggregators.base import (
     Aggregator,
     require_choice,
@@ -58,7 +59,8 @@ class Recurrent(Aggregator):
         was dropped because it was not finite is absent; in ``given`` order the rows after it move up.
 
     Args:
-        weights: File of trained weights (safetensors); untrained when null.
+        weights: Trained weights: the name of shipped ones (``lightning_agg.pretrained``), or a safetensors file; untrained
+            when null.
         cell: ``lstm`` or ``gru`` [lstm].
         hidden_size: Units of a layer [20].
         num_layers: Layers [2].
@@ -106,7 +108,7 @@ class Recurrent(Aggregator):
         given = {
             name: value for name, value in locals().items() if name in ARCHITECTURE and value is not None
         }
-        stored, tensors = ({}, {}) if weights is None else read_weights(Path(weights))
+        stored, tensors = ({}, {}) if weights is None else read_weights(pretrained.locate(weights))
         for name, value in given.items():
             require(
                 name not in stored or stored[name] == value,
@@ -191,9 +193,8 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors of a file that :meth:`Recurrent.save` has written.
 
     Raises:
-        SettingError: If the file is missing, truncated or no safetensors file, or holds weights of something else.
+        SettingError: If the file is truncated or no safetensors file, or holds weights of something else.
     """
-    require(path.is_file(), f"Recurrent.weights must be an existing file, got {path}.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -24,7 +24,7 @@ class Replay(Estimator):
         chunk_size: Coordinates replayed at once.
     """
 
-    def __init__(self, num_coordinates: int | None = None, chunk_size: int = 4096) -> None:
+    def __init__(self, num_coordinates: int | None = None, chunk_size: int = 2048) -> None:
         require(
             num_coordinates is None or num_coordinates >= 1,
             f"estimator.num_coordinates must be at least 1, got {num_coordinates}.",

@@ -6,9 +6,10 @@ import pytest
 from runs import ROOT, assert_same_run, checkpoint, metrics, run
 
 from lightning_agg.aggregators import Recurrent
+from lightning_agg.callbacks.base import VALIDATION_EPISODES
 from lightning_agg.errors import SettingError
 
-META = str(ROOT / "configs" / "meta" / "mnist_rnn.yaml")
+META = str(ROOT / "configs" / "meta" / "mnist_rnn_paper.yaml")
 SMALL = [
     "--data=DigitsPool",
     "--data.pool_size=4",
@@ -16,6 +17,7 @@ SMALL = [
     "--model.aggregator.slots=4",
     "--model.horizon=20",
     "--model.truncation_length=5",
+    "--model.num_tasks=1",
     "--model.val_horizon=40",
     "--model.val_episodes=1",
     "--model.estimator.num_coordinates=400",
@@ -103,6 +105,34 @@ def test_attackers_are_drawn_anew_in_every_episode(tmp_path):
     assert seen == {("SignFlip", 0), ("SignFlip", 2), ("Gaussian", 0), ("Gaussian", 2)}
 
 
+def test_validation_meets_its_own_attacks_in_turn(tmp_path):
+    options = [
+        "--byzantine.attack=[SignFlip]", "--byzantine.num_byzantine=[1]",
+        "--byzantine.val_attack=[Drop, LabelFlip]", "--byzantine.val_num_byzantine=[0, 2, 3]", "--model.val_episodes=6",
+    ]  # fmt: skip
+    cli = run("fit", tmp_path, *SMALL, *options, "--trainer.max_steps=10", config=META)
+    injection = next(c for c in cli.trainer.callbacks if type(c).__name__ == "ByzantineInjection")
+    seen = []
+    for episode in range(6):
+        injection.on_episode(cli.trainer, cli.model, VALIDATION_EPISODES + episode)
+        seen.append((type(injection.attack).__name__, len(injection.byzantine)))
+    assert seen == [("Drop", 0), ("LabelFlip", 2), ("Drop", 3), ("LabelFlip", 0), ("Drop", 2), ("LabelFlip", 3)]
+    injection.on_episode(cli.trainer, cli.model, 0)
+    assert (type(injection.attack).__name__, len(injection.byzantine)) == ("SignFlip", 1)
+
+
+def test_the_learning_rate_follows_its_schedule(tmp_path):
+    schedule = ["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=10"]
+    cli = run("fit", tmp_path, *SMALL, *schedule, "--trainer.max_steps=5", config=META)
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.003 / 2)
+
+
+def test_a_plateau_is_seen_by_the_schedule(tmp_path):
+    schedule = ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.lr_scheduler.patience=0", "--model.lr_scheduler.threshold=1e9"]  # fmt: skip
+    cli = run("fit", tmp_path, *SMALL, *schedule, "--trainer.max_steps=30", config=META)
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.003 / 1000)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -113,6 +143,11 @@ def test_attackers_are_drawn_anew_in_every_episode(tmp_path):
         (
             ["--model.aggregator.loss_information=true", "--data.public_size=3"],
             "data.public_size must be at least",
+        ),
+        (["--byzantine.val_num_byzantine=[1]"], "byzantine.val_attack must be set"),
+        (
+            ["--byzantine.val_attack=Drop", "--byzantine.val_num_byzantine=4"],
+            "must be below data.pool_size (num_byzantine = 4, pool_size = 4)",
         ),
         (["--model.estimator.chunk_size=0"], "estimator.chunk_size must be at least 1, got 0"),
     ],

@@ -274,6 +274,9 @@ def test_bad_weights_are_told(tmp_path):
         ({"hidden_size": 0}, "hidden_size must be an integer of at least 1, got 0"),
         ({"scale": "lead", "slots": 1}, "scale lead needs at least 2 slots, got 1"),
         ({"cell": "rnn"}, "cell"),
+        ({"trust_decay": 1.1}, "trust_decay must be in [0, 1], got 1.1"),
+        ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
+        ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -1,0 +1,341 @@
+"""Learned aggregators beside hand-made ones whose step size is tuned: without attack, under attack, in other pools.
+
+MNIST, 784-20-10 sigmoid, batch 64 per worker, IID, through ``ParameterServer``, ``MNISTPool`` and ``ByzantineInjection``.
+Step sizes are chosen on the validation split with seeds of their own (100, 101); every figure is the mean and
+standard deviation over ``--seeds`` others; the test set is read once, at the end of each run.
+
+    python benchmarks/learned.py clean    --root DIR --output docs/learned_clean.md
+    python benchmarks/learned.py attacked --root DIR --output docs/learned_attacked.md
+    python benchmarks/learned.py sizes    --root DIR --output docs/learned_sizes.md
+    python benchmarks/learned.py transfer --root DIR --output docs/learned_transfer.md
+
+``--results FILE`` keeps what was computed, so that a table with one more row is cheap.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_runs import Marks, Trainings, quiet_trainer
+
+from lightning_agg import pretrained
+from lightning_agg.aggregators import CoordinateMedian, Krum, Mean, Recurrent, Zeno
+from lightning_agg.aggregators.base import Aggregator
+from lightning_agg.attacks import (
+    ALittleIsEnough,
+    BitFlip,
+    Drop,
+    Gaussian,
+    InnerProduct,
+    LabelFlip,
+    Mimic,
+    Reverse,
+    SignFlip,
+)
+from lightning_agg.attacks.base import Attack
+from lightning_agg.callbacks import ByzantineInjection
+from lightning_agg.data import MNISTPool
+from lightning_agg.models import MLP
+from lightning_agg.modules import ParameterServer
+
+BATCH, PUBLIC_SAMPLES = 64, 32
+TUNING_SEEDS = (100, 101)
+MARKS = (100, 200, 500, 1000)
+NO_ATTACK = "none"
+ATTACKS: dict[str, Callable[[], Attack]] = {
+    "Reverse(3)": lambda: Reverse(scale=3.0),
+    "Reverse(10)": lambda: Reverse(scale=10.0),
+    "SignFlip own": lambda: SignFlip(of="own"),
+    "Gaussian(200)": lambda: Gaussian(std=200.0),
+    "Gaussian(200) shared": lambda: Gaussian(std=200.0, shared=True),
+    "InnerProduct(0.1)": lambda: InnerProduct(scale=0.1),
+    "InnerProduct(1)": lambda: InnerProduct(scale=1.0),
+    "ALIE(1)": lambda: ALittleIsEnough(z=1.0),
+    "ALIE(1.5)": lambda: ALittleIsEnough(z=1.5),
+    "LabelFlip": lambda: LabelFlip(),
+    "Drop": lambda: Drop(),
+    "BitFlip": lambda: BitFlip(),
+    "Mimic": lambda: Mimic(),
+}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": torch.optim.SGD,
+    "Nesterov 0.9": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "Adam": torch.optim.Adam,
+}
+GRIDS: dict[str, tuple[float, ...]] = {
+    "SGD": (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6),
+    "Nesterov 0.9": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5),
+    "Adam": (0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05),
+}
+ATTACKED_GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
+MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
+    "784-20-10": MLP,
+    "784-40-10": partial(MLP, hidden_sizes=[40]),
+    "784-20-20-10": partial(MLP, hidden_sizes=[20, 20]),
+    "784-20-10 ReLU": partial(MLP, activation="relu"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. ``rule`` is a class name, or that of shipped weights; ``classes`` a subset of the labels."""
+
+    rule: str
+    optimizer: str = "SGD"
+    lr: float = 1.0
+    attack: str = NO_ATTACK
+    num_byzantine: int = 0
+    pool_size: int = 10
+    model: str = "784-20-10"
+    classes: tuple[int, ...] | None = None
+    rounds: int = 100
+    seed: int = 0
+    split: str = "test"
+
+    def aggregator(self) -> Aggregator:
+        """A new one, told what it may know."""
+        f, most = self.num_byzantine, (self.pool_size - 3) // 2
+        if self.rule == "Krum":
+            return Krum(min(f, most))
+        if self.rule == "Zeno":
+            return Zeno(
+                f, rho=self.lr / 200, step_size=self.lr, num_samples=PUBLIC_SAMPLES, penalty="mean_square"
+            )
+        by_hand = {"Mean": Mean, "CoordinateMedian": CoordinateMedian}
+        return by_hand[self.rule]() if self.rule in by_hand else Recurrent(weights=self.rule)
+
+
+@cache
+def pool(root: str, pool_size: int, classes: tuple[int, ...] | None, seed: int) -> MNISTPool:
+    """The data, which the runs of a process share."""
+    return MNISTPool(
+        root,
+        pool_size=pool_size,
+        batch_size=BATCH,
+        classes=None if classes is None else list(classes),
+        rounds_per_epoch=max(MARKS),
+        seed=seed,
+    )
+
+
+def train(root: str, run: Run) -> dict[str, Any]:
+    """Validation loss at the marks, and accuracy (0 to 1) on the run's split at the end."""
+    module = ParameterServer(
+        run.aggregator(),
+        MODELS[run.model],
+        partial(OPTIMIZERS[run.optimizer], lr=run.lr),
+        gradient_samples=0,
+        seed=run.seed,
+    )
+    attack = ATTACKS[run.attack]() if run.num_byzantine else None
+    marks = Marks()
+    trainer = quiet_trainer(
+        run.rounds, [ByzantineInjection(attack, run.num_byzantine, seed=run.seed), marks], val_every=100
+    )
+    data = pool(root, run.pool_size, run.classes, run.seed)
+    trainer.fit(module, datamodule=data)
+    evaluate = trainer.test if run.split == "test" else trainer.validate
+    (figures,) = evaluate(module, datamodule=data, verbose=False)
+    return {
+        "loss": {str(k): v for k, v in marks.losses.items() if k in MARKS},
+        "accuracy": figures[f"{run.split}/accuracy"],
+    }
+
+
+Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
+
+
+def spread(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
+    """Mean ± standard deviation.
+
+    Example:
+        >>> spread([0.25, 0.35], 2)
+        '0.30 ± 0.07'
+    """
+    values = [factor * value for value in values]
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def header(*cells: str) -> list[str]:
+    return [row(*cells), "|---" * len(cells) + "|"]
+
+
+def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """Validation loss without attack, in and past the trained horizon."""
+
+    def tuned(optimizer: str, mark: int) -> float:
+        grid = GRIDS[optimizer]
+        runs = {
+            lr: [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s, split="val") for s in TUNING_SEEDS]
+            for lr in grid
+        }
+        found = measure(run for group in runs.values() for run in group)
+        return min(grid, key=lambda lr: sum(found[run]["loss"][str(mark)] for run in runs[lr]))
+
+    yield "# Without attack"
+    yield ""
+    yield (
+        "MNIST, 784-20-10 sigmoid, 10 workers, batch 64. Validation loss after 100, 200, 500 and 1000 rounds, and test accuracy in"
+        f" % after 1000, mean ± standard deviation over {seeds} seeds. The baselines' step size is the best of a grid *for"
+        " each column by itself* (in brackets), found with other seeds; a learned aggregator has one set of weights for all."
+    )
+    yield ""
+    yield from header("aggregator", *(f"{mark} rounds" for mark in MARKS), "test accuracy")
+    for optimizer in OPTIMIZERS:
+        cells = []
+        for mark in MARKS:
+            lr = tuned(optimizer, mark)
+            runs = [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s) for s in range(seeds)]
+            found = measure(runs)
+            cells.append(f"{spread([found[run]['loss'][str(mark)] for run in runs])} ({lr:g})")
+        cells.append(spread([found[run]["accuracy"] for run in runs], 1, 100))
+        yield row(f"averaging, {optimizer}", *cells)
+    for rule in learned:
+        runs = [Run(rule, rounds=max(MARKS), seed=s) for s in range(seeds)]
+        found = measure(runs)
+        losses = (spread([found[run]["loss"][str(mark)] for run in runs]) for mark in MARKS)
+        yield row(f"`{rule}`", *losses, spread([found[run]["accuracy"] for run in runs], 1, 100))
+    yield ""
+    yield f"Grids: {'; '.join(f'{name} {grid}' for name, grid in GRIDS.items())}."
+
+
+def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """Test accuracy under every attack of the suite."""
+    yield "# Under attack"
+    yield ""
+    yield (
+        "MNIST, 784-20-10 sigmoid, 10 workers, batch 64, attackers drawn per seed. Test accuracy in % after 100 rounds, mean ± standard"
+        f" deviation over {seeds} seeds. The learning rate of the hand-made rules is the best of {ATTACKED_GRID} by mean validation"
+        " accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
+        f" sees {PUBLIC_SAMPLES} public samples a round, as the learned aggregators with loss information do, who are not told."
+    )
+    hand_made = {3: ["Krum", "CoordinateMedian", "Zeno"], 7: ["Krum", "Zeno"], 9: ["Zeno"]}
+    for number, rules in hand_made.items():
+        cells: dict[str, list[str]] = {}
+        means: dict[str, list[float]] = {}
+        for rule in [*rules, *learned]:
+            lr = 1.0 if rule in learned else _tuned_under_attack(measure, rule, number)
+            runs = {a: [Run(rule, "SGD", lr, a, number, seed=s) for s in range(seeds)] for a in ATTACKS}
+            found = measure(run for group in runs.values() for run in group)
+            name = f"`{rule}`" if rule in learned else f"{rule} ({lr:g})"
+            scores = {a: [found[run]["accuracy"] for run in group] for a, group in runs.items()}
+            cells[name] = [spread(values, 1, 100) for values in scores.values()]
+            means[name] = [statistics.mean(values) for values in scores.values()]
+        yield ""
+        yield f"## {number} of 10 Byzantine"
+        yield ""
+        yield from header("attack", *cells)
+        for index, attack in enumerate(ATTACKS):
+            yield row(attack, *(column[index] for column in cells.values()))
+        yield row("**worst**", *(f"**{100 * min(column):.1f}**" for column in means.values()))
+
+
+def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
+    runs = {
+        lr: [Run(rule, "SGD", lr, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
+        for lr in ATTACKED_GRID
+    }
+    found = measure(run for group in runs.values() for run in group)
+    return max(ATTACKED_GRID, key=lambda lr: sum(found[run]["accuracy"] for run in runs[lr]))
+
+
+def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """The same weights with other numbers of workers, at the same fraction of attackers."""
+    pools = (5, 10, 20, 50)
+    yield "# Other numbers of workers"
+    yield ""
+    yield (
+        "The same weights, trained with 10 workers. MNIST, 784-20-10 sigmoid, batch 64, 3 of 5 workers Byzantine (6 of 10, 12 of 20,"
+        f" 30 of 50). Test accuracy in % after 100 rounds, mean ± standard deviation over {seeds} seeds."
+    )
+    for rule in learned:
+        yield ""
+        yield f"## `{rule}`"
+        yield ""
+        yield from header("attack", *(f"M = {size}" for size in pools))
+        for attack in (NO_ATTACK, *ATTACKS):
+            cells = []
+            for size in pools:
+                number = 0 if attack == NO_ATTACK else size * 3 // 5
+                runs = [Run(rule, "SGD", 1.0, attack, number, size, seed=s) for s in range(seeds)]
+                found = measure(runs)
+                cells.append(spread([found[run]["accuracy"] for run in runs], 1, 100))
+            yield row(attack, *cells)
+
+
+def transfer(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """Other models and fewer classes than in training."""
+    yield "# Other models and other classes"
+    yield ""
+    yield (
+        "Weights trained on 784-20-10 with all classes, beside averaging with Nesterov momentum 0.9 at the step size chosen for that"
+        f" same model. MNIST, 10 workers, batch 64, 100 rounds, no attack: validation loss, mean ± standard deviation over {seeds} seeds."
+    )
+    yield ""
+    tasks: list[tuple[str, tuple[int, ...] | None]] = [
+        *((model, None) for model in MODELS),
+        ("784-20-10", (0, 1)),
+        ("784-20-10", (2, 3, 5, 7, 8)),
+    ]
+    names = [model if classes is None else f"classes {classes}" for model, classes in tasks]
+    yield from header("aggregator", *names)
+
+    def cell(rule: str, optimizer: str, lr: float, task: tuple[str, tuple[int, ...] | None]) -> str:
+        runs = [Run(rule, optimizer, lr, model=task[0], classes=task[1], seed=s) for s in range(seeds)]
+        found = measure(runs)
+        return spread([found[run]["loss"]["100"] for run in runs])
+
+    lr = 1.0
+    best = min(
+        GRIDS["Nesterov 0.9"],
+        key=lambda lr: sum(
+            result["loss"]["100"]
+            for result in measure(
+                Run("Mean", "Nesterov 0.9", lr, rounds=max(MARKS), seed=s, split="val") for s in TUNING_SEEDS
+            ).values()
+        ),
+    )
+    yield row(f"averaging, Nesterov 0.9 ({best:g})", *(cell("Mean", "Nesterov 0.9", best, t) for t in tasks))
+    for rule in learned:
+        yield row(f"`{rule}`", *(cell(rule, "SGD", lr, task) for task in tasks))
+
+
+PARTS = {part.__name__: part for part in (clean, attacked, sizes, transfer)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--root", required=True, help="folder that holds MNIST/raw")
+    parser.add_argument(
+        "--learned", nargs="*", default=[n for n in pretrained.names() if n.startswith("mnist")]
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each cell")
+    parser.add_argument("--processes", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--results", type=Path, help="file that keeps the results of single runs")
+    parser.add_argument("--output", type=Path, help="file to write; standard output if not given")
+    arguments = parser.parse_args()
+    measure = Trainings(partial(train, arguments.root), arguments.processes, arguments.results)
+    lines = list(PARTS[arguments.part](measure, arguments.learned, arguments.seeds))
+    command = f"python benchmarks/learned.py {arguments.part} --root DIR --seeds {arguments.seeds}"
+    report = "\n".join([*lines, "", f"Made by `{command} --learned {' '.join(arguments.learned)}`.", ""])
+    if arguments.output is None:
+        print(report, end="")
+    else:
+        arguments.output.write_text(report)
+
+
+if __name__ == "__main__":
+    main()

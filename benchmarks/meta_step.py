@@ -1,0 +1,169 @@
+"""One meta-step beside that of the usual PyTorch port: CPU time and peak memory.
+
+A window of 20 rounds of a 784-20-10 sigmoid MLP (d = 15,910), one worker, batch 128, a two-layer LSTM of 20 units. The
+port is written as those in circulation are: two ``nn.LSTMCell`` over all coordinates, and a ``loss.backward(retain_graph=True)``
+in each round for the gradient, which goes back through all the rounds before it: quadratic in the window.
+
+    python benchmarks/meta_step.py
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_agg import flat
+from lightning_agg.aggregators import Context, Recurrent
+from lightning_agg.estimators import Replay, UnrolledGraph
+from lightning_agg.estimators.base import Estimator
+from lightning_agg.gradients import worker_gradients
+from lightning_agg.models import MLP
+from lightning_agg.unroll import InnerProblem, InnerState, Round
+
+ROUNDS, BATCH, REPEATS = 20, 128, 5
+
+
+def batches() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(ROUNDS + 1, BATCH, 1, 28, 28, generator=rng)
+    return x, torch.randint(10, (ROUNDS + 1, BATCH), generator=rng)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    network = MLP(10)
+    network(torch.zeros(1, 1, 28, 28))
+    return network
+
+
+class OneWorker(InnerProblem):
+    """The training of the MLP on given batches."""
+
+    def __init__(self) -> None:
+        self.model = model()
+        self.x, self.y = batches()
+
+    def round(self, parameters: Tensor, episode: int, step: int) -> Round:
+        values = flat.unflatten(parameters, flat.trainable(self.model))
+        rows, losses = worker_gradients(
+            self.model, self.x[step : step + 1], self.y[step : step + 1], parameters=values
+        )
+        return Round(rows, rows[0], losses[0], Context())
+
+    def differentiable_round(self, parameters: Tensor, episode: int, step: int, second_order: bool) -> Round:
+        values = flat.unflatten(parameters, flat.trainable(self.model))
+        loss = F.cross_entropy(functional_call(self.model, values, (self.x[step],)), self.y[step])
+        (row,) = torch.autograd.grad(loss, parameters, create_graph=second_order, retain_graph=True)
+        return Round(row[None].detach(), row.detach(), loss, Context())
+
+
+def ours(estimator: Estimator) -> Callable[[], object]:
+    problem, aggregator = OneWorker(), Recurrent(slots=1)
+    theta = flat.flatten(flat.trainable(problem.model)).detach()[None]
+    memory = theta.new_zeros(aggregator.network.state_size, theta.shape[1])
+
+    def step() -> object:
+        start = theta.clone().requires_grad_(isinstance(estimator, UnrolledGraph))
+        seen = (aggregator.features.unseen(1, theta),)
+        state = InnerState(start, memory, seen, (0,), (0,))
+        return estimator.window(problem, aggregator, state, torch.ones(ROUNDS), 1e9, (0, 0))
+
+    return step
+
+
+class PortedLSTM(nn.Module):
+    """The network as the ports write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTMCell(1, 20), nn.LSTMCell(20, 20)
+        self.output = nn.Linear(20, 1)
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        h0, c0 = self.first(x, (state[0], state[1]))
+        h1, c1 = self.second(h0, (state[2], state[3]))
+        return self.output(h1), [h0, c0, h1, c1]
+
+
+def port() -> Callable[[], object]:
+    mlp, network = model(), PortedLSTM()
+    x, y = batches()
+    initial = {name: p.detach() for name, p in flat.trainable(mlp).items()}
+
+    def step() -> object:
+        values = {name: p.clone().requires_grad_() for name, p in initial.items()}
+        states = {name: [torch.zeros(p.numel(), 20) for _ in range(4)] for name, p in initial.items()}
+        total: Tensor | float = 0.0
+        for k in range(ROUNDS):
+            loss = F.cross_entropy(functional_call(mlp, values, (x[k],)), y[k])
+            total = total + loss
+            loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            after = {}
+            for name, p in values.items():
+                assert p.grad is not None
+                update, states[name] = network(p.grad.detach().clone().view(-1, 1), states[name])
+                after[name] = p + 0.1 * update.view_as(p)
+                after[name].retain_grad()
+            values = after
+        assert isinstance(total, Tensor)
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    return step
+
+
+FORMS: dict[str, Callable[[], Callable[[], object]]] = {
+    "usual port": port,
+    "UnrolledGraph": lambda: ours(UnrolledGraph()),
+    "Replay": lambda: ours(Replay()),
+    "Replay, 3,000 coordinates": lambda: ours(Replay(num_coordinates=3000)),
+}
+
+
+def peak_memory() -> float:
+    """Most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def one(name: str) -> None:
+    """Print CPU seconds of a step, and bytes above what was held before the first one."""
+    torch.set_num_threads(1)
+    step = FORMS[name]()
+    before = peak_memory()
+    step()
+    memory = peak_memory() - before
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        step()
+        times.append(time.process_time() - start)
+    print(statistics.median(times), memory)
+
+
+def main() -> None:
+    size = sum(p.numel() for p in model().parameters())
+    print("| form | CPU ms | times faster | peak memory, MB | floats per coordinate and round |")
+    print("|---|---|---|---|---|")
+    slowest = None
+    for name in FORMS:
+        done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
+        seconds, memory = map(float, done.stdout.split())
+        slowest = slowest or seconds
+        floats = memory / 4 / size / ROUNDS
+        print(
+            f"| {name} | {1000 * seconds:.0f} | {slowest / seconds:.1f} | {memory / 1e6:.0f} | {floats:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        one(sys.argv[1])
+    else:
+        main()
