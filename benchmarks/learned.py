@@ -6,6 +6,7 @@ standard deviation over ``--seeds`` others; the test set is read once, at the en
 
     python benchmarks/learned.py clean    --root DIR --output docs/learned_clean.md
     python benchmarks/learned.py attacked --root DIR --output docs/learned_attacked.md
+    python benchmarks/learned.py late     --root DIR --output docs/learned_late.md
     python benchmarks/learned.py sizes    --root DIR --output docs/learned_sizes.md
     python benchmarks/learned.py transfer --root DIR --output docs/learned_transfer.md
 
@@ -90,6 +91,7 @@ class Run:
     lr: float = 1.0
     attack: str = NO_ATTACK
     num_byzantine: int = 0
+    first_round: int = 0
     pool_size: int = 10
     model: str = "784-20-10"
     classes: tuple[int, ...] | None = None
@@ -135,7 +137,9 @@ def train(root: str, run: Run) -> dict[str, Any]:
     attack = ATTACKS[run.attack]() if run.num_byzantine else None
     marks = Marks()
     trainer = quiet_trainer(
-        run.rounds, [ByzantineInjection(attack, run.num_byzantine, seed=run.seed), marks], val_every=100
+        run.rounds,
+        [ByzantineInjection(attack, run.num_byzantine, first_round=run.first_round, seed=run.seed), marks],
+        val_every=100,
     )
     data = pool(root, run.pool_size, run.classes, run.seed)
     trainer.fit(module, datamodule=data)
@@ -240,6 +244,33 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         yield row("**worst**", *(f"**{100 * min(column):.1f}**" for column in means.values()))
 
 
+def late(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """Attackers that are honest at first, against trust that adds up."""
+    begins, rounds = (0, 20, 50, 100), 200
+    yield "# Attackers that wait"
+    yield ""
+    yield (
+        "MNIST, 784-20-10 sigmoid, 10 workers, 7 of them honest until the attack begins, batch 64. Test accuracy in % after"
+        f" {rounds} rounds, mean ± standard deviation over {seeds} seeds. The learned aggregators that add trust up over rounds"
+        " (`trust_decay`) trust who has been honest for long: this is the price."
+    )
+    for rule in learned:
+        yield ""
+        yield f"## `{rule}`"
+        yield ""
+        yield from header("attack", *(f"from round {begin}" for begin in begins))
+        for attack in ATTACKS:
+            cells = []
+            for begin in begins:
+                runs = [
+                    Run(rule, "SGD", 1.0, attack, 7, first_round=begin, rounds=rounds, seed=s)
+                    for s in range(seeds)
+                ]
+                found = measure(runs)
+                cells.append(spread([found[run]["accuracy"] for run in runs], 1, 100))
+            yield row(attack, *cells)
+
+
 def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
     runs = {
         lr: [Run(rule, "SGD", lr, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
@@ -310,7 +341,7 @@ def transfer(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         yield row(f"`{rule}`", *(cell(rule, "SGD", lr, task) for task in tasks))
 
 
-PARTS = {part.__name__: part for part in (clean, attacked, sizes, transfer)}
+PARTS = {part.__name__: part for part in (clean, attacked, late, sizes, transfer)}
 
 
 def main() -> None:

@@ -43,12 +43,14 @@ class Round:
         honest_gradient: ``(d,)`` gradient of the honest workers' mean loss.
         honest_loss: That loss.
         context: What the server knows.
+        scaling: ``(d,)`` factor of the update, 1 unless the task is scaled.
     """
 
     gradients: Tensor
     honest_gradient: Tensor
     honest_loss: Tensor
     context: Context
+    scaling: Tensor | float = 1.0
 
 
 class InnerProblem(ABC):
@@ -94,7 +96,8 @@ def round_features(
         parts.append(aggregator.features(rows, context, seen[task], step))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
-        aggregator.output_scale * torch.cat([part.scale for part in parts]),
+        aggregator.output_scale
+        * torch.cat([part.scale * item.scaling for part, item in zip(parts, received, strict=True)]),
         tuple(part.seen for part in parts),
     )
 

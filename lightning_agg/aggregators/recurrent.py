@@ -19,7 +19,7 @@ from lightning_agg.aggregators.base import (
 )
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent_network import Cell, RecurrentNetwork
-from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Seen, WorkerFeatures
+from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Seen, Trust, WorkerFeatures
 from lightning_agg.errors import SettingError, require
 
 ARCHITECTURE: dict[str, Any] = {
@@ -37,6 +37,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_samples": 32,
     "trial_step": 1.0,
     "gate": False,
+    "trust": "losses",
     "trust_decay": 0.0,
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
@@ -79,10 +80,12 @@ class Recurrent(Aggregator):
             more or fewer are grouped, in order [10].
         num_samples: Public samples of a trial loss [32].
         trial_step: Step of a trial [1].
-        gate: Whether rows are weighed by the trust in their workers, from 0 where the trial loss does not fall to 1 where it
-            falls at least half as much as for the best; the weighted mean is then one more input [false].
-        trust_decay: Decay in [0, 1] of a running sum of each worker's descents, by which it is trusted, each cut to 1 nat;
-            0 for the descent of this round alone [0].
+        gate: Whether rows are weighed by the trust in their workers, from 0 for none to 1 for at least half of that in the
+            best; the weighted mean is then one more input [false].
+        trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
+            which needs none and an honest majority: the cosine with the median of the rows trusted so far, less a quarter
+            of the largest [losses].
+        trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Recurrent(Aggregator):
         num_samples: int | None = None,
         trial_step: float | None = None,
         gate: bool | None = None,
+        trust: Trust | None = None,
         trust_decay: float | None = None,
     ) -> None:
         super().__init__()
@@ -205,10 +209,11 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     stored = json.loads(metadata.get("architecture", "{}"))
     require(
-        ARCHITECTURE.keys() == stored.keys(),
+        len(stored) > 0 and stored.keys() <= ARCHITECTURE.keys(),
         f"Recurrent.weights must hold a Recurrent aggregator; {path} lacks its settings.",
     )
-    return stored, tensors
+    # A setting that came after the weights were saved has the value that it had without being one.
+    return {**ARCHITECTURE, **stored}, tensors
 
 
 def _check(settings: dict[str, Any]) -> None:
@@ -216,13 +221,23 @@ def _check(settings: dict[str, Any]) -> None:
         require_count(name, settings[name], minimum=1)
     for name in ("clamp_exponent", "output_scale", "trial_step"):
         require_positive(name, settings[name])
-    for name, choices in (("cell", Cell), ("worker_order", Order), ("scale", Scale), ("clamp", Clamp)):
+    for name, choices in (
+        ("cell", Cell),
+        ("worker_order", Order),
+        ("scale", Scale),
+        ("clamp", Clamp),
+        ("trust", Trust),
+    ):
         require_choice(name, settings[name], get_args(choices))
     decay, gated = settings["trust_decay"], settings["gate"]
     require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
     require(
         not gated or settings["worker_order"] != "sorted",
         "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
+    )
+    require(
+        settings["trust"] == "losses" or not settings["loss_information"],
+        "trust peers needs loss_information false: it asks for no losses, got true.",
     )
     require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
     running = settings["running_scale"]

@@ -12,6 +12,7 @@ from lightning_agg.aggregators.context import Context
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
+Trust = Literal["losses", "peers"]
 
 LIMIT = 3.0
 """Bound of the inputs that have no bound of their own."""
@@ -61,6 +62,7 @@ class WorkerFeatures:
     num_samples: int
     trial_step: float
     gate: bool
+    trust: Trust
     trust_decay: float
 
     @property
@@ -71,8 +73,11 @@ class WorkerFeatures:
     @property
     def public_samples(self) -> int:
         """Public samples that a round needs."""
-        asked = self.loss_information or self.gate or self.worker_order == "trust"
-        return self.num_samples if asked else 0
+        return self.num_samples if self.trust == "losses" and self._asks_for_trust else 0
+
+    @property
+    def _asks_for_trust(self) -> bool:
+        return self.loss_information or self.gate or self.worker_order == "trust"
 
     def unseen(self, pool_size: int, like: Tensor) -> Seen:
         """What is carried before the first round, for gradients with the coordinates of ``like``."""
@@ -111,12 +116,15 @@ class WorkerFeatures:
 
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
-        if not self.public_samples:
+        if not self._asks_for_trust:
             return gradients.new_zeros(len(gradients)), total
-        trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
-        trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
+        present = ... if context.finite is None else context.finite
+        if self.trust == "peers":
+            trust = _agreement(gradients, total[present] if self.trust_decay else None)
+        else:
+            trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
+            trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
         if self.trust_decay:
-            present = ... if context.finite is None else context.finite
             latest = torch.full_like(total, -LARGEST_DESCENT)
             latest[present] = trust
             total = self.trust_decay * total + latest
@@ -166,6 +174,18 @@ def overlap(rows: int, slots: int) -> Tensor:
     i = torch.arange(rows, dtype=torch.float64)
     shared = torch.minimum(edges[1:, None], i + 1) - torch.maximum(edges[:-1, None], i)
     return (shared.clamp_min(0) * slots / rows).float()
+
+
+def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
+    """Cosine of each of ``(M, d)`` with the median of the rows trusted before, less a quarter of the largest.
+
+    What is less: a row of pure noise has a cosine near 0, on either side.
+    """
+    trusted = rows if before is None or not bool((before > 0).any()) else rows[before > 0]
+    ordered, middle = trusted.sort(dim=0).values, len(trusted) // 2
+    median = (ordered[middle] + ordered[(len(trusted) - 1) // 2]) / 2
+    cosines = torch.nn.functional.cosine_similarity(rows, median, dim=1)
+    return cosines - cosines.max().clamp_min(0) / 4
 
 
 def _positive(x: Tensor) -> Tensor:

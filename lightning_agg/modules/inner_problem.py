@@ -37,7 +37,7 @@ class PoolProblem(InnerProblem):
         gradients, losses = worker_gradients(
             model, batch.inputs[:, 0], batch.targets[:, 0], parameters=values, weights=weights
         )
-        return self._sent(parameters, batch, gradients, losses)
+        return self._sent(parameters, batch, gradients, losses, self.learner.update_scaling(episode))
 
     def differentiable_round(self, parameters: Tensor, episode: int, step: int, second_order: bool) -> Round:
         """See :meth:`InnerProblem.differentiable_round`."""
@@ -56,7 +56,8 @@ class PoolProblem(InnerProblem):
             flat.unflatten(parameters, own), batch.inputs[:, 0], batch.targets[:, 0], weights[:, 0]
         )
         rows = flat.flatten_rows(gradients)
-        return self._sent(parameters, batch, rows if second_order else rows.detach(), losses)
+        rows = rows if second_order else rows.detach()
+        return self._sent(parameters, batch, rows, losses, self.learner.update_scaling(episode))
 
     def _batch(self, episode: int, step: int) -> RoundBatch:
         learner = self.learner
@@ -70,7 +71,9 @@ class PoolProblem(InnerProblem):
             batch = callback.on_worker_batch(learner.trainer, learner, batch)
         return batch
 
-    def _sent(self, parameters: Tensor, batch: RoundBatch, gradients: Tensor, losses: Tensor) -> Round:
+    def _sent(
+        self, parameters: Tensor, batch: RoundBatch, gradients: Tensor, losses: Tensor, scaling: Tensor
+    ) -> Round:
         learner = self.learner
         byzantine = learner.byzantine()
         honest = [worker for worker in batch.workers if worker not in byzantine]
@@ -80,7 +83,8 @@ class PoolProblem(InnerProblem):
         for callback in learner.pool_callbacks():
             sent = callback.on_byzantine_gradients(learner.trainer, learner, sent, batch)
         context = learner.server_context(batch.round, lambda: parameters.detach())
-        return Round(sent, gradients[honest].detach().mean(0), losses[honest].mean(), context)
+        honest_gradient = gradients[honest].detach().mean(0)
+        return Round(sent, honest_gradient, losses[honest].mean(), context, scaling)
 
 
 @torch.no_grad()

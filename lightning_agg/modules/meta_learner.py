@@ -1,18 +1,23 @@
 """Trains an aggregator."""
 
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_agg import flat, seeding
-from lightning_agg.aggregators.base import require_count, require_positive
+from lightning_agg.aggregators.base import require_count, require_non_negative, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.callbacks.base import VALIDATION_EPISODES
-from lightning_agg.errors import require
+from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
+from lightning_agg.callbacks.episode_curves import EpisodeCurves
+from lightning_agg.data.images import LabelledImages
+from lightning_agg.errors import SettingError, require
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
 from lightning_agg.modules.base import (
@@ -21,9 +26,11 @@ from lightning_agg.modules.base import (
     OptimizerFactory,
     PoolModule,
 )
-from lightning_agg.modules.inner_problem import PoolProblem, evaluate
+from lightning_agg.modules.curriculum import Curriculum
+from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
+from lightning_agg.modules.inner_problem import PoolProblem
 from lightning_agg.modules.public import server_context
-from lightning_agg.unroll import InnerState, round_features
+from lightning_agg.unroll import InnerState
 
 
 class MetaLearner(PoolModule):
@@ -34,9 +41,12 @@ class MetaLearner(PoolModule):
     the meta-loss is the sum of the honest workers' losses after each round, its derivative with respect to the
     network's weights is one step of the optimizer; model and network states are carried on to the next window.
 
-    Validation plays whole episodes, longer than trained if you like, and logs the mean validation loss along them. The
-    weights of the best validation are written to ``aggregator.safetensors`` in the run's folder, for
-    ``--model.aggregator Recurrent --model.aggregator.weights``.
+    Validation plays whole episodes, longer than trained if you like, and logs the mean validation loss along them
+    (``meta/val_loss``) and what each has come to, by attack and number of attackers
+    (``val_episodes/Reverse_7/accuracy``); TensorBoard shows their curves beside those of ``baselines``. The weights of the
+    best validation are written to ``aggregator.safetensors`` in the run's folder, for
+    ``--model.aggregator Recurrent --model.aggregator.weights``. To stop when nothing gets better:
+    ``--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=meta/val_loss --trainer.callbacks.patience=5``.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, section 4.2; the values it leaves
@@ -49,15 +59,22 @@ class MetaLearner(PoolModule):
         lr_scheduler: Schedule of its learning rate, stepped once a window (``ReduceLROnPlateau``: once a validation, on
             ``meta/val_loss``); constant when null.
         horizon: Rounds of an episode, a multiple of ``truncation_length``; or a list from which it is drawn per episode.
+        curriculum: The horizons are instead taken in increasing order: training goes on to the next one, episodes in
+            progress included, after this many validations in which the loss up to it (``meta/next_horizon_loss``) has not
+            improved; drawn when null.
         truncation_length: Rounds K of a window.
         num_tasks: Trainings that go on side by side, at different points of their episodes.
         estimator: How the meta-gradient is found; ``Replay`` when null.
         final_loss_only: Whether only the loss after the last round of a window counts, instead of all.
         clip_norm: The meta-gradient is scaled down to this norm.
-        parameter_scaling: Whether the initial parameters of an episode are multiplied by exp(U(-1, 1)), one number for
-            each tensor, so that the aggregator meets other scales.
+        parameter_scaling: In a trained episode each parameter tensor is θ = c x with c = exp(U(-s, s)) for this s, and x is what
+            the aggregator moves: its update counts c² times, and it learns to find the step size by itself (Lv, Jiang, Li,
+            *Learning gradient descent: better generalization and longer horizons*, ICML 2017, section 4.1, where c is drawn
+            for every coordinate with s = 3); 0 for none.
         val_horizon: Rounds of a validation episode; twice the longest trained when null.
         val_episodes: Episodes of a validation.
+        baselines: By name, an aggregator and a server's optimizer each, to be compared with: they play the same episodes, once
+            in a run; none when null.
         num_threads: CPU threads of each process, as for ``ParameterServer``.
         seed: Seed of initial parameters and episodes; the run's seed when null.
     """
@@ -71,6 +88,7 @@ class MetaLearner(PoolModule):
     best_loss: Tensor
     problem: PoolProblem
     aggregator: Recurrent
+    curriculum: Curriculum | None
     monitored = "meta/val_loss"
     validates_episodes = True
 
@@ -81,14 +99,16 @@ class MetaLearner(PoolModule):
         optimizer: OptimizerFactory = lambda parameters: torch.optim.Adam(parameters, lr=0.003),
         lr_scheduler: LRSchedulerFactory | None = None,
         horizon: int | list[int] = 100,
+        curriculum: int | None = None,
         truncation_length: int = 20,
         num_tasks: int = 1,
         estimator: Estimator | None = None,
         final_loss_only: bool = False,
         clip_norm: float = 1.0,
-        parameter_scaling: bool = False,
+        parameter_scaling: float = 0.0,
         val_horizon: int | None = None,
         val_episodes: int = 2,
+        baselines: dict[str, Baseline] | None = None,
         num_threads: int | None = 1,
         seed: int | None = None,
     ) -> None:
@@ -98,6 +118,7 @@ class MetaLearner(PoolModule):
         require_count("num_tasks", num_tasks, minimum=1)
         require_count("val_episodes", val_episodes, minimum=1)
         require_positive("clip_norm", clip_norm)
+        require_non_negative("parameter_scaling", parameter_scaling)
         for rounds in self.horizons or [0]:
             require(
                 rounds > 0 and rounds % truncation_length == 0,
@@ -113,6 +134,9 @@ class MetaLearner(PoolModule):
         self.parameter_scaling = parameter_scaling
         self.val_horizon = val_horizon or 2 * max(self.horizons)
         self.val_episodes = val_episodes
+        self.curriculum = None if curriculum is None else self._make_curriculum(curriculum)
+        self.baselines = baselines or {}
+        self.episodes: dict[str, Episode] = {}
         weights = torch.ones(truncation_length)
         if final_loss_only:
             weights[:-1] = 0
@@ -125,6 +149,8 @@ class MetaLearner(PoolModule):
         require(self.trainer.world_size == 1, "MetaLearner runs in one process, got trainer.devices above 1.")
         self.check_public_samples(self.aggregator)
         self.data.episodes = self.val_episodes
+        self.loss_cap = 1.5 * float(torch.tensor(self.num_classes).log())
+        self._baseline_curves: dict[tuple[str, int], dict[str, Curve]] = {}
         if hasattr(self, "model"):
             return
         self.model = self.build_model(self.make_model).requires_grad_(True)
@@ -139,6 +165,19 @@ class MetaLearner(PoolModule):
         self.register_buffer("inner_steps", torch.zeros(self.num_tasks, dtype=torch.long))
         self.register_buffer("best_loss", torch.tensor(torch.inf))
         self.problem = PoolProblem(self)
+        for name, baseline in self.baselines.items():
+            baseline.aggregator.check(self.pool_size)
+            self.check_public_samples(baseline.aggregator)
+            try:
+                baseline.optimizer(self.model.parameters())
+            except ValueError as error:
+                raise SettingError(
+                    f"model.baselines.{name}.optimizer must be given values that it accepts: {error}."
+                ) from error
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The curves in TensorBoard."""
+        return [EpisodeCurves()]
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the network's weights; the model's own parameters are not trained."""
@@ -150,10 +189,9 @@ class MetaLearner(PoolModule):
             self._begin_if_finished(task)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        cap = 1.5 * float(torch.tensor(self.num_classes).log())
         weights = self.loss_weights.to(self.inner_parameters)
         state, losses = self.estimator.window(
-            self.problem, self.aggregator, self._state(), weights, cap, (self.seed, batch)
+            self.problem, self.aggregator, self._state(), weights, self.loss_cap, (self.seed, batch)
         )
         self._carry(state)
         parameters = list(self.aggregator.network.parameters())
@@ -167,10 +205,20 @@ class MetaLearner(PoolModule):
         self.advance_schedule()
         self.log("meta/loss", losses[1:].mean(), prog_bar=True, batch_size=1)
         self.log("meta/gradient_norm", norm, batch_size=1)
+        if self.curriculum is not None:
+            self.log("meta/horizon", float(self.curriculum.horizon), batch_size=1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the episodes of the last validation."""
+        self.episodes = {}
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Play one episode from its beginning to ``val_horizon``."""
-        self._play(batch, self.data.val, "val")
+        curve = self._play(batch, self.data.val, "val")
+        self.log("meta/val_loss", _finite(curve.losses.mean()), batch_size=1, prog_bar=True)
+        if self.curriculum is not None:
+            reached = int((curve.rounds < self.curriculum.next_horizon).sum()) + 1
+            self.log("meta/next_horizon_loss", _finite(curve.losses[:reached].mean()), batch_size=1)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the weights of the best validation."""
@@ -183,7 +231,13 @@ class MetaLearner(PoolModule):
             folder = self.trainer.log_dir
             if self.trainer.is_global_zero and folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self.aggregator.save(Path(folder) / "aggregator.safetensors")
+        if self.curriculum is not None:
+            self.curriculum.observe(self.trainer.callback_metrics["meta/next_horizon_loss"])
         self.advance_plateau()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the episodes of an earlier test."""
+        self.episodes = {}
 
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Play one episode, measured on the test set."""
@@ -202,12 +256,15 @@ class MetaLearner(PoolModule):
         with seeding.isolated(self.seed, f"model/{episode}"):
             model = self.make_model(self.num_classes)
             model(torch.zeros(1, *self.data.sample_shape))  # lazy layers
-        values = flat.trainable(model)
-        if self.parameter_scaling:
-            rng = seeding.generator(self.seed, "parameter scaling", step=episode)
-            factors = torch.from_numpy(rng.uniform(-1, 1, len(values))).exp().float()
-            return flat.flatten({name: f * p for f, (name, p) in zip(factors, values.items(), strict=True)})
-        return flat.flatten(values)
+        return flat.flatten(flat.trainable(model))
+
+    def update_scaling(self, episode: int) -> Tensor:
+        """``(d,)`` c², by which an update counts: a function of (seed, episode); 1 in validation and test."""
+        sizes = torch.tensor([p.numel() for p in flat.trainable(self.model).values()])
+        width = 0.0 if episode >= VALIDATION_EPISODES else self.parameter_scaling
+        rng = seeding.generator(self.seed, "parameter scaling", step=episode)
+        exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
+        return (2 * exponents).exp().repeat_interleave(sizes).to(self.inner_parameters)
 
     def _state(self) -> InnerState:
         return InnerState(
@@ -240,35 +297,68 @@ class MetaLearner(PoolModule):
         self.inner_scale[task] = self.inner_trust[task] = 0
 
     def _horizon(self, episode: int, task: int) -> int:
-        drawn = self.horizons[
-            int(seeding.generator(self.seed, "horizon", step=episode).integers(len(self.horizons)))
-        ]
+        if self.curriculum is not None:
+            rounds = self.curriculum.horizon
+        else:
+            rng = seeding.generator(self.seed, "horizon", step=episode)
+            rounds = self.horizons[int(rng.integers(len(self.horizons)))]
         if episode >= self.num_tasks:
-            return drawn
+            return rounds
         # First episodes are cut so that the tasks are at different points from then on.
-        windows = drawn // self.truncation_length
+        windows = rounds // self.truncation_length
         return self.truncation_length * max(1, windows * (task + 1) // self.num_tasks)
+
+    def _make_curriculum(self, patience: int) -> Curriculum:
+        require_count("model.curriculum", patience, minimum=1)
+        increasing = sorted(set(self.horizons))
+        require(
+            self.horizons == increasing and len(increasing) > 1,
+            f"model.horizon must be an increasing list with model.curriculum, got {self.horizons}.",
+        )
+        require(
+            self.val_horizon >= increasing[-1],
+            "model.val_horizon must reach the last horizon with model.curriculum"
+            f" (val_horizon = {self.val_horizon}, horizon = {increasing[-1]}).",
+        )
+        return Curriculum(increasing, patience)
 
     @torch.inference_mode(False)  # the workers' gradients need what inference mode takes away
     @torch.no_grad()
-    def _play(self, episode: int, data: Any, stage: str) -> None:
-        episode += VALIDATION_EPISODES
-        theta = self.initial_parameters(episode).to(self.inner_parameters)
-        network = self.aggregator.network
-        memory = theta.new_zeros(network.state_size, len(theta))
-        seen = (self.aggregator.features.unseen(self.pool_size, theta),)
-        images, labels = data.read(torch.arange(len(data), device=data.labels.device))
-        images, losses = images.to(theta.dtype), []
-        every = max(1, self.val_horizon // 20)
-        for step in range(self.val_horizon):
-            received = self.problem.round(theta, episode, step)
-            x, factor, seen = round_features(self.aggregator, [received], seen, (step,))
-            output, memory = network(x, memory)
-            theta = theta + torch.nan_to_num(factor * output, 0.0, 0.0, 0.0)
-            if (step + 1) % every == 0:
-                losses.append(evaluate(self.model, theta, images, labels)[0])
-        loss, accuracy = evaluate(self.model, theta, images, labels)
-        values = {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy}
-        if stage == "val":
-            values["meta/val_loss"] = torch.stack(losses).mean().nan_to_num(torch.inf)
-        self.log_dict(values, batch_size=1, prog_bar=True, on_epoch=True)
+    def _play(self, index: int, data: LabelledImages, stage: str) -> Curve:
+        number = VALIDATION_EPISODES + index
+        start = self.initial_parameters(number).to(self.inner_parameters)
+
+        def curve(server: Server) -> Curve:
+            return play(self.problem, server, start, number, self.val_horizon, data)
+
+        learned = curve(LearnedServer(self.aggregator, self.pool_size, start))
+        if (stage, index) not in self._baseline_curves:
+            self._baseline_curves[stage, index] = {
+                name: curve(baseline.server(self.model, start)) for name, baseline in self.baselines.items()
+            }
+        episode = Episode(learned, self._baseline_curves[stage, index])
+        name = self._name_episode()
+        self.episodes[name] = episode
+        self.log_dict(
+            {f"{stage}/loss": learned.loss, f"{stage}/accuracy": learned.accuracy},
+            batch_size=1,
+            prog_bar=True,
+        )
+        for path, played in {"": learned, **{f"{k}/": v for k, v in episode.baselines.items()}}.items():
+            prefix = f"{stage}_episodes/{name}/{path}"
+            self.log_dict({f"{prefix}loss": played.loss, f"{prefix}accuracy": played.accuracy}, batch_size=1)
+        return learned
+
+    def _name_episode(self) -> str:
+        """Attack and number of attackers of the episode just played, numbered from its second time on."""
+        attackers = len(self.byzantine())
+        attacks = (
+            type(c.attack).__name__ for c in self.pool_callbacks() if isinstance(c, ByzantineInjection)
+        )
+        name = f"{next(attacks, 'attack')}_{attackers}" if attackers else "no_attack"
+        return next(n for n in chain([name], (f"{name}.{k}" for k in count(2))) if n not in self.episodes)
+
+
+def _finite(loss: Tensor) -> Tensor:
+    """Infinite where a training has diverged to no number."""
+    return loss.nan_to_num(torch.inf)

@@ -17,7 +17,7 @@ from lightning_agg.errors import SettingError
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust_decay": 0.0,
+    "gate": False, "trust": "losses", "trust_decay": 0.0,
 }  # fmt: skip
 
 
@@ -87,10 +87,27 @@ def test_the_gate_silences_who_is_not_trusted():
     weights = [1.0, 2 * 0.3 / 0.8, 0.0]
     scale = ((weights[0] * 4 + weights[1] * 9) / sum(weights)) ** 0.5
     mean = (weights[0] * 2 + weights[1] * 3) / sum(weights)
-    assert torch.allclose(
-        found.inputs[:, 0], torch.tensor([2.0, weights[1] * 3, 0, mean]) / scale, atol=1e-5
-    )
+    assert torch.allclose(found.inputs[:, 0], torch.tensor([2.0, weights[1] * 3, 0, mean]) / scale, atol=1e-5)
     assert torch.allclose(found.scale, torch.full((2,), scale), atol=1e-5)
+
+
+def test_peers_trust_who_agrees_with_the_median():
+    rows = [[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [-5.0, 0.0], [0.0, 7.0]]
+    found = features(rows, scale="trusted", gate=True, trust="peers", trust_decay=1.0)
+    cosines = [1.0, 1 / 1.04**0.5, 1 / 1.04**0.5, -1.0, 0.0]
+    assert found.seen.trust.tolist() == pytest.approx([cosine - 0.25 for cosine in cosines], abs=1e-6)
+    assert found.inputs[3:5].abs().max() == 0
+    # Now the liars are the majority of the rows, but not of those trusted so far.
+    later = features(
+        [[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0], [-5.0, 0.0], [-5.0, 0.0]],
+        seen=found.seen._replace(trust=torch.tensor([1.0, -1.0, -1.0, -1.0, -1.0])),
+        step=1,
+        scale="trusted",
+        gate=True,
+        trust="peers",
+        trust_decay=1.0,
+    )
+    assert later.seen.trust.tolist() == pytest.approx([1.75, -2.25, -2.25, -2.25, -2.25])
 
 
 def test_nobody_trusted_is_no_step():
@@ -276,6 +293,7 @@ def test_bad_weights_are_told(tmp_path):
         ({"cell": "rnn"}, "cell"),
         ({"trust_decay": 1.1}, "trust_decay must be in [0, 1], got 1.1"),
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
+        ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
     ],
 )

@@ -1,0 +1,115 @@
+"""Ships the aggregator that a run of ``MetaLearner`` has trained: copies its weights and writes its card.
+
+    lightning-agg fit -c configs/meta/mnist_arnn.yaml
+    python benchmarks/ship.py logs/meta/mnist_arnn/version_0 mnist_arnn_lstm --command "lightning-agg fit -c configs/meta/mnist_arnn.yaml"
+    python benchmarks/learned.py attacked --root DIR --results FILE
+    python benchmarks/ship.py ... --results FILE      # again, now with the scores
+
+Without ``--results`` the card says nothing of scores beyond those of the validation.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from learned import ATTACKS, MARKS, NO_ATTACK, Run, header, row, spread
+
+from lightning_agg import pretrained
+from lightning_agg.aggregators.recurrent import read_weights
+
+
+def card(run: Path, name: str, command: str, results: dict[str, Any]) -> Iterator[str]:
+    """The lines of the card."""
+    weights = run / "aggregator.safetensors"
+    settings, tensors = read_weights(weights)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    with (run / "metrics.csv").open() as file:
+        validations = [line for line in csv.DictReader(file) if line.get("meta/val_loss")]
+    best = min(validations, key=lambda line: float(line["meta/val_loss"]))
+    yield f"# {name}"
+    yield ""
+    yield f"Trained weights of `Recurrent`: `--model.aggregator Recurrent --model.aggregator.weights {name}`,"
+    yield "with `torch.optim.SGD` and lr 1 as the server's optimizer."
+    yield ""
+    yield f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}."
+    yield f"- {sum(t.numel() for t in tensors.values()):,} weights, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`."
+    yield f"- Trained on {config['data']['class_path'].split('.')[-1]}, seed {config['seed_everything']}, {config['trainer']['max_steps']}"
+    yield f"  windows; these are the weights after {int(best['step']) + 1}, the best validation: loss"
+    yield f"  {float(best['meta/val_loss']):.3f} along the episodes and {float(best['val/loss']):.3f} at their end, accuracy {100 * float(best['val/accuracy']):.1f} %"
+    yield "  there (mean over the validation episodes of the config below)."
+    yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}`."
+    yield ""
+    yield from scores(name, results)
+    yield "## Configuration"
+    yield ""
+    yield "```yaml"
+    parts = {key: config[key] for key in ("seed_everything", "model", "data", "byzantine") if key in config}
+    yield yaml.safe_dump(parts, sort_keys=False).rstrip()
+    yield "```"
+
+
+def scores(name: str, results: dict[str, Any]) -> Iterator[str]:
+    """What ``benchmarks/learned.py`` has measured."""
+    losses, accuracies = defaultdict(list), defaultdict(list)
+    plain = Run(name)
+    for text, result in results.items():
+        run = eval(text, {"Run": Run})
+        usual = replace(run, attack=NO_ATTACK, num_byzantine=0, rounds=plain.rounds, seed=plain.seed)
+        if usual != plain:
+            continue
+        if run.attack == NO_ATTACK and run.rounds == max(MARKS):
+            for mark, loss in result["loss"].items():
+                losses[int(mark)].append(loss)
+        elif run.attack in ATTACKS and run.rounds == 100:
+            accuracies[run.num_byzantine, run.attack].append(result["accuracy"])
+    if losses:
+        yield "## Without attack"
+        yield ""
+        yield f"Validation loss, mean ± standard deviation over {len(losses[100])} seeds (`benchmarks/learned.py clean`)."
+        yield ""
+        yield from header(*(f"{mark} rounds" for mark in sorted(losses)))
+        yield row(*(spread(losses[mark]) for mark in sorted(losses)))
+        yield ""
+    if accuracies:
+        yield "## Under attack"
+        yield ""
+        yield "Test accuracy in % after 100 rounds, the mean over seeds under the worst attack of the suite (`benchmarks/learned.py attacked`)."
+        yield ""
+        numbers = sorted({number for number, _ in accuracies if number in (3, 7, 9)})
+        yield from header(*(f"{number} of 10 Byzantine" for number in numbers))
+        worst = [
+            min((statistics.mean(v), a) for (n, a), v in accuracies.items() if n == number)
+            for number in numbers
+        ]
+        yield row(*(f"{100 * value:.1f} ({attack})" for value, attack in worst))
+        yield ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of the run, version_N")
+    parser.add_argument("name")
+    parser.add_argument("--command", required=True, help="what made the run")
+    parser.add_argument("--results", type=Path, help="results of benchmarks/learned.py")
+    arguments = parser.parse_args()
+    lines = arguments.results.read_text().splitlines() if arguments.results else []
+    results = dict(map(json.loads, lines))
+    text = "\n".join(card(arguments.run, arguments.name, arguments.command, results)) + "\n"
+    (pretrained.FOLDER / f"{arguments.name}.md").write_text(text)
+    target = pretrained.FOLDER / f"{arguments.name}.safetensors"
+    shutil.copyfile(arguments.run / "aggregator.safetensors", target)
+
+
+if __name__ == "__main__":
+    main()

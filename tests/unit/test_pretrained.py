@@ -1,0 +1,38 @@
+"""The aggregators that are shipped."""
+
+import hashlib
+import re
+
+import pytest
+
+from lightning_agg import pretrained
+from lightning_agg.aggregators import Recurrent
+from lightning_agg.errors import SettingError
+
+PROMISED = [
+    *(f"mnist_{kind}_{cell}" for kind in ("rnn", "arnn") for cell in ("lstm", "gru")),
+    "cifar10_rnn_lstm",
+    "cifar10_arnn_lstm",
+]
+
+
+def test_all_that_is_promised_is_there():
+    assert set(PROMISED) <= set(pretrained.names())
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_each_loads_and_its_card_is_of_these_weights(name):
+    rule = Recurrent(weights=name)
+    assert rule.architecture["loss_information"] == ("arnn" in name)
+    assert rule.architecture["cell"] == ("gru" if "gru" in name else "lstm")
+    data = (pretrained.FOLDER / f"{name}.safetensors").read_bytes()
+    card = (pretrained.FOLDER / f"{name}.md").read_text()
+    assert f"sha256 `{hashlib.sha256(data).hexdigest()}`" in card
+    assert "lightning-agg fit -c configs/meta/" in card
+
+
+def test_an_unknown_name_is_told_the_known_ones():
+    with pytest.raises(
+        SettingError, match=re.escape("must be an existing file or one of cifar10_arnn_lstm")
+    ):
+        Recurrent(weights="mnist_lstm")
