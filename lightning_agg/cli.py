@@ -13,13 +13,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_agg.aggregators
 import lightning_agg.attacks
+import lightning_agg.compressors
 import lightning_agg.data
 import lightning_agg.estimators
 import lightning_agg.models
+import lightning_agg.noise_scales
 import lightning_agg.partitioners
 import lightning_agg.preaggregators
 import lightning_agg.strategies  # noqa: F401  so that classes can be named without their module
-from lightning_agg.callbacks import ByzantineInjection, NoisePerturbation, PredictionTable, RunCheckpoint
+from lightning_agg.callbacks import (
+    ByzantineInjection,
+    GradientCompression,
+    NoisePerturbation,
+    PredictionTable,
+    RunCheckpoint,
+)
 from lightning_agg.callbacks.byzantine_injection import require_one_injection
 from lightning_agg.callbacks.run_record import RunRecord
 from lightning_agg.csv_logger import ResumableCSVLogger
@@ -30,7 +38,7 @@ from lightning_agg.runs import Run, locate, read_checkpoint
 
 
 class PoolCLI(LightningCLI):
-    """LightningCLI with attacks, noise and checkpoints as groups of their own, and one folder per run."""
+    """LightningCLI with attacks, noise, compression and checkpoints as groups of their own, and one folder per run."""
 
     run: Run | None = None
 
@@ -43,9 +51,10 @@ class PoolCLI(LightningCLI):
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the groups ``byzantine``, ``noise`` and ``checkpoint``."""
+        """Add the groups ``byzantine``, ``noise``, ``compression`` and ``checkpoint``."""
         parser.add_lightning_class_args(ByzantineInjection, "byzantine")
         parser.add_lightning_class_args(NoisePerturbation, "noise")
+        parser.add_lightning_class_args(GradientCompression, "compression")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

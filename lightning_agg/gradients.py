@@ -7,23 +7,16 @@ in any company, so a pool spread over processes trains exactly as in one. On oth
 workers go through one ``vmap``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional as F
 
 from lightning_agg.dense import DenseChain, aligned
 from lightning_agg.errors import require
 from lightning_agg.flat import flatten, flatten_rows, trainable, unflatten
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of each sample, ``(B, C)`` scores and ``(B,)`` labels -> ``(B,)``."""
-    return F.cross_entropy(outputs, targets, reduction="none")
+from lightning_agg.losses import Loss, cross_entropy, sample_losses
 
 
 def worker_gradients(
@@ -33,7 +26,7 @@ def worker_gradients(
     *,
     parameters: Mapping[str, Tensor] | None = None,
     weights: Tensor | None = None,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient and value of each worker's mean loss.
@@ -45,7 +38,7 @@ def worker_gradients(
         parameters: Values of the trainable parameters, by name: of the shape of the model's own, or with a leading
             dimension m, one per worker. ``None``: the model's own.
         weights: ``(m, B)``, 1 for a sample and 0 for padding. A worker without samples has gradient and loss 0.
-        loss: Maps outputs and targets of B samples to ``(B,)`` losses.
+        loss: Maps outputs and targets of B samples to ``(B,)`` losses; ``None``: as the model says, see :mod:`lightning_agg.losses`.
         chunk_size: At most so many workers at once, to bound memory; ``None``: all. On the CPU it is always one; on
             other devices, too, one makes a row independent of its neighbours to the last bit.
 
@@ -58,6 +51,7 @@ def worker_gradients(
         >>> gradients.shape, losses.shape
         (torch.Size([5, 8]), torch.Size([5]))
     """
+    loss = loss or sample_losses(model)
     own = trainable(model)
     require(
         len(own) > 0, f"model must have parameters that require gradients, {type(model).__name__} has none."
@@ -86,7 +80,7 @@ def local_update(
     *,
     parameters: Mapping[str, Tensor] | None = None,
     weights: Tensor | None = None,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What each worker sends after L local SGD steps: the sum of the gradients on its way, (θ - θ_L) / lr.

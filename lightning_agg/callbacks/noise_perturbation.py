@@ -7,10 +7,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_agg import seeding
+from lightning_agg import flat, seeding
 from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import require
+from lightning_agg.noise_scales import NoiseContext, NoiseScale
 
 if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
@@ -21,6 +22,8 @@ Distribution = Literal["gaussian", "logistic", "uniform", "laplace"]
 class NoisePerturbation(PoolCallback):
     """Adds ``scale`` times unit-variance noise to every coordinate of every worker, anew each round.
 
+    ``noise/scale`` in the log is b, or its root mean square over the coordinates where they differ.
+
     Before a median or a majority vote it turns medianSGD and signSGD into their noisy forms, which converge on
     heterogeneous data. The theory asks for a smooth symmetric density: Gaussian and logistic have one, uniform and
     Laplace do not.
@@ -30,16 +33,21 @@ class NoisePerturbation(PoolCallback):
         Algorithms*, NeurIPS 2020, Algorithms 3 and 4.
 
     Args:
-        scale: Standard deviation b of the noise, at least 0; 0 switches it off.
+        scale: Standard deviation b of the noise, at least 0; 0 switches it off. Or a class that tells it in each
+            round: ``PiecewiseScale``, ``TheoryScale``, ``PerTensorScale``.
         distribution: Law of the noise, with mean 0 and variance 1.
         seed: Seed of the noise; the run's seed when null.
     """
 
     def __init__(
-        self, scale: float = 0.0, distribution: Distribution = "gaussian", seed: int | None = None
+        self,
+        scale: float | NoiseScale = 0.0,
+        distribution: Distribution = "gaussian",
+        seed: int | None = None,
     ) -> None:
         require(
-            math.isfinite(scale) and scale >= 0, f"noise.scale must be finite and at least 0, got {scale}."
+            isinstance(scale, NoiseScale) or (math.isfinite(scale) and scale >= 0),
+            f"noise.scale must be finite and at least 0, got {scale}.",
         )
         require(
             distribution in get_args(Distribution),
@@ -49,17 +57,38 @@ class NoisePerturbation(PoolCallback):
         self.scale = scale
         self.seed = seeding.run_seed(seed)
 
+    def setup(self, trainer: L.Trainer, pl_module: "PoolModule", stage: str) -> None:  # type: ignore[override]
+        """Check the scale against the run."""
+        if stage != "fit" or not isinstance(self.scale, NoiseScale):
+            return
+        require(
+            pl_module.rounds_in_order or not self.scale.scheduled,
+            f"noise.scale must not depend on the round in {type(pl_module).__name__}, got"
+            f" {type(self.scale).__name__}.",
+        )
+        self.scale.check(_num_rounds(trainer, pl_module))
+
     def on_worker_gradients(
         self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch
     ) -> Tensor:
         """Add the noise of round ``batch.round``, keyed by worker."""
         if self.scale == 0:
             return gradients
+        scale = self._scale(trainer, pl_module, gradients, batch)
+        rms = scale.square().mean().sqrt() if isinstance(scale, Tensor) else scale
+        pl_module.log_pool({"noise/scale": rms}, batch)
         noise = [
             self.draw(gradients.shape[1], gradients.device, worker, batch.round) for worker in batch.workers
         ]
-        pl_module.log_pool({"noise/scale": self.scale}, batch)
-        return gradients + self.scale * torch.stack(noise).to(gradients.dtype)
+        return gradients + scale * torch.stack(noise).to(gradients.dtype)
+
+    def _scale(
+        self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch
+    ) -> float | Tensor:
+        if not isinstance(self.scale, NoiseScale):
+            return self.scale
+        sizes = tuple(p.numel() for p in flat.trainable(pl_module.model).values())
+        return self.scale(gradients, NoiseContext(batch.round, _num_rounds(trainer, pl_module), sizes))
 
     def draw(self, size: int, device: torch.device, worker: int, index: int) -> Tensor:
         """``(size,)`` unit-variance noise of ``worker`` in round ``index``."""
@@ -72,3 +101,8 @@ class NoisePerturbation(PoolCallback):
             return torch.logit(u) * (math.sqrt(3) / math.pi)
         tail = 2 * (u - 0.5)
         return -tail.sign() * torch.log1p(-tail.abs()) / math.sqrt(2)
+
+
+def _num_rounds(trainer: L.Trainer, pl_module: "PoolModule") -> int | None:
+    # In MetaLearner a step is not a round.
+    return trainer.max_steps if pl_module.rounds_in_order and trainer.max_steps > 0 else None

@@ -1,7 +1,7 @@
 """The record of a run: its configuration, figures and final results."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import lightning as L
 import matplotlib.pyplot as plt
@@ -12,9 +12,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 
 from lightning_agg.callbacks.figures import confusion_figure, label_figure
-from lightning_agg.modules.parameter_server import ParameterServer
 
-GROUPS = ("seed_everything", "model", "data", "byzantine", "noise")
+if TYPE_CHECKING:
+    from lightning_agg.modules.parameter_server import ParameterServer
+
+GROUPS = ("seed_everything", "model", "data", "byzantine", "noise", "compression")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
 
 
@@ -51,7 +53,7 @@ class RunRecord(SaveConfigCallback):
         """Write the configuration, and draw which worker holds which labels."""
         self._tell_changes()
         super().setup(trainer, pl_module, "fit")
-        if not isinstance(pl_module, ParameterServer) or trainer.global_step > 0:
+        if not _is_server(pl_module) or trainer.global_step > 0:
             return
         data = pl_module.data
         counts = data.pool.label_counts(data.num_classes)
@@ -63,7 +65,7 @@ class RunRecord(SaveConfigCallback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the confusion matrix."""
-        if isinstance(pl_module, ParameterServer):
+        if _is_server(pl_module):
             counts = pl_module.confusion.compute().cpu().numpy()
             self._draw(
                 trainer,
@@ -137,3 +139,10 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _is_server(pl_module: L.LightningModule) -> "TypeGuard[ParameterServer]":
+    # Imported here: modules import the callbacks' base, and so this package, while they are made.
+    from lightning_agg.modules.parameter_server import ParameterServer
+
+    return isinstance(pl_module, ParameterServer)

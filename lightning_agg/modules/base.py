@@ -17,6 +17,7 @@ from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require
+from lightning_agg.losses import owns_loss
 from lightning_agg.models.checks import check_model
 
 ModelFactory = Callable[[int], nn.Module]
@@ -42,6 +43,9 @@ class PoolModule(L.LightningModule, ABC):
 
     rounds_in_order: bool = False
     """Whether each round comes once and in order, so that an attack may remember the ones before."""
+
+    takes_any_loss: bool = False
+    """Whether a model with a loss of its own can be trained, and not by cross entropy alone."""
 
     validates_episodes: bool = False
     """Whether validation and test play whole trainings, with attackers."""
@@ -125,6 +129,11 @@ class PoolModule(L.LightningModule, ABC):
                     f" {type(model).__name__} does not: {error}"
                 ) from error
             draws = not torch.equal(state, torch.get_rng_state())
+        require(
+            self.takes_any_loss or not owns_loss(model),
+            f"model.model must be trained by cross entropy in {type(self).__name__}; {type(model).__name__} has a loss"
+            " of its own.",
+        )
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         require(
             shape == (1, data.num_classes),

@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_agg.data.pool import WorkerPool
 from lightning_agg.flat import trainable
+from lightning_agg.losses import sample_losses
 
 
 def worker_objective_gradients(
@@ -38,7 +38,8 @@ def worker_objective_gradients(
             row = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=device)
             for indices in torch.split(torch.from_numpy(shard).to(device), batch_size):
                 images, labels = pool.data.read(indices)
-                loss = F.cross_entropy(model(images.to(row.dtype)), labels, reduction="sum") / len(shard)
+                losses = sample_losses(model)(model(images.to(row.dtype)), labels)
+                loss = losses.sum() / len(shard)
                 row += torch.cat(
                     [g.flatten() for g in torch.autograd.grad(loss, parameters, materialize_grads=True)]
                 )

@@ -15,8 +15,9 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.data.pool import RoundBatch
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import require
 from lightning_agg.gradients import local_update, worker_gradients
+from lightning_agg.losses import mean_loss
 from lightning_agg.models import MLP
 from lightning_agg.modules.base import (
     LRSchedulerFactory,
@@ -47,8 +48,9 @@ class ParameterServer(PoolModule):
             ``lr = local_lr``.
         local_lr: Step size of these steps; without effect when ``local_steps`` is 1.
         participation: Fraction of the workers drawn for each round, in (0, 1].
-        gradient_samples: Samples per worker on which ``val/gradient_norm`` and ``val/median_gradient_norm`` are
-            computed: ``full`` for the whole shard, 0 for neither.
+        gradient_samples: Samples per worker on which ``val/gradient_norm``, ``val/median_gradient_norm``,
+            ``val/median_mean_gap`` (norm of their difference) and ``val/median_zeros`` (share of the coordinates whose
+            median is exactly 0) are computed: ``full`` for the whole shard, 0 for none of them.
         chunk_size: Workers whose gradients a GPU computes at once, to bound memory; all when null. A CPU always takes
             one worker at a time.
         num_threads: CPU threads of each process. The last bits of a matrix product depend on their number, so the
@@ -59,6 +61,7 @@ class ParameterServer(PoolModule):
 
     worker_momentum: Tensor
     rounds_in_order = True
+    takes_any_loss = True
     monitored = "val/loss"
 
     def __init__(
@@ -137,22 +140,25 @@ class ParameterServer(PoolModule):
         self._descend(aggregate)
         for callback in callbacks:
             callback.on_after_aggregation(self.trainer, self, gradients, aggregate, batch)
-        self._log_round(batch, losses, computed, aggregate, influence)
+        self._log_round(batch, losses, computed, gradients, aggregate, influence)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on a batch of the validation split."""
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Norms of the gradient of the global objective and of the median of the workers' gradients."""
+        """Norms of the gradient of the global objective, of the median of the workers' gradients, of their difference; zeros."""
         self.log_trained_rounds()
         if self.gradient_samples != 0:
             rows = worker_objective_gradients(
                 self.model, self.data.pool, self._honest(), self.gradient_samples, self.data.eval_batch_size
             )
+            mean, median = rows.mean(0), CoordinateMedian()(rows)
             norms = {
-                "val/gradient_norm": rows.mean(0).norm(),
-                "val/median_gradient_norm": CoordinateMedian()(rows).norm(),
+                "val/gradient_norm": mean.norm(),
+                "val/median_gradient_norm": median.norm(),
+                "val/median_mean_gap": (median - mean).norm(),
+                "val/median_zeros": _zeros(median),
             }
             self.log_dict(norms, sync_dist=True)
         self.advance_plateau()
@@ -239,7 +245,13 @@ class ParameterServer(PoolModule):
         return sorted(set(range(self.pool_size)) - self.byzantine())
 
     def _log_round(
-        self, batch: RoundBatch, losses: Tensor, computed: Tensor, aggregate: Tensor, influence: Tensor | None
+        self,
+        batch: RoundBatch,
+        losses: Tensor,
+        computed: Tensor,
+        gradients: Tensor,
+        aggregate: Tensor,
+        influence: Tensor | None,
     ) -> None:
         byzantine = self.byzantine()
         honest = [row for row, worker in enumerate(batch.workers) if worker not in byzantine]
@@ -251,6 +263,8 @@ class ParameterServer(PoolModule):
         values: dict[str, Any] = {
             "pool/cosine_to_honest_mean": F.cosine_similarity(aggregate, mean, dim=0),
             "pool/nonfinite_rows": float(self.aggregator.num_nonfinite),
+            "pool/zero_votes": _zeros(gradients),
+            "pool/zero_aggregate": _zeros(aggregate),
         }
         if influence is not None:
             rows = [row for row, worker in enumerate(batch.workers) if worker in byzantine]
@@ -260,8 +274,13 @@ class ParameterServer(PoolModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, labels = batch
         logits: Tensor = self.model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = mean_loss(self.model, logits, labels)
         self.log(f"{stage}/loss", loss, batch_size=len(labels), prog_bar=True, sync_dist=True)
         self.accuracy.update(logits, labels)
         self.log(f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return logits
+
+
+def _zeros(values: Tensor) -> Tensor:
+    """Share of the entries that are exactly 0: of votes, those that abstain."""
+    return (values == 0).float().mean()

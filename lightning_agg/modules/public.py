@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
 
 from lightning_agg import flat, seeding
 from lightning_agg.aggregators.context import Context
 from lightning_agg.data.images import LabelledImages
 from lightning_agg.gradients import worker_gradients
+from lightning_agg.losses import mean_loss
 
 
 def server_context(
@@ -40,7 +40,7 @@ def _losses(
     images = images.to(vectors.dtype)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(functional_call(model, parameters, (images,)), labels)
+        return mean_loss(model, functional_call(model, parameters, (images,)), labels)
 
     losses: Tensor = vmap(loss)(flat.unflatten(vectors, flat.trainable(model)))
     return losses

@@ -15,6 +15,7 @@ CONFIGS = ROOT / "configs"
 FRAGMENTS = sorted(
     path for group in ("aggregator", "attack", "data") for path in (CONFIGS / group).glob("*.yaml")
 )
+NOISE = sorted((CONFIGS / "noise").glob("*.yaml"))
 
 
 def printed(capsys, *args: str) -> dict:
@@ -54,6 +55,21 @@ def test_train_configs_run(name, tmp_path):
         "--model.gradient_samples=5",
     ]
     assert run("fit", tmp_path, *more, config=config).trainer.global_step == 1
+
+
+@pytest.mark.parametrize("path", NOISE, ids=lambda path: path.stem)
+def test_noise_configs_run(path, tmp_path):
+    more, images = ["--trainer.fast_dev_run=1"], path.stem.startswith(("mnist", "cifar"))
+    if images:
+        if not SHARED_DATA.is_dir():
+            pytest.skip("the original data files are not beside this checkout")
+        small = [] if path.stem == "mnist_5" else ["--data.batch_size=4"]
+        more += [f"--data.root={SHARED_DATA}", "--data.download=false", "--model.gradient_samples=1", *small]
+        more += ["--data.eval_batch_size=20"]
+    cli = run("fit", tmp_path, *more, config=str(path))
+    assert cli.trainer.global_step == 1
+    if path.stem == "mnist_5":
+        assert [len(shard) for shard in cli.datamodule.pool.shards] == pytest.approx([100] * 5, abs=15)
 
 
 def test_printed_config_is_a_config(capsys, tmp_path):
@@ -176,6 +192,11 @@ def test_both_entry_points_help(command):
     done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("fit", "validate", "test", "predict"))
+
+
+@pytest.mark.slow
+def test_modules_can_be_imported_first():
+    subprocess.run([sys.executable, "-c", "import lightning_agg.modules"], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow

@@ -25,8 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
         ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", "--model.participation=0.7"],
         ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
         ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
+        ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
+        ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
     ],
-    ids=["even pool", "uneven pool, sampled", "unequal full shards", "one worker"],
+    ids=["even pool", "uneven pool, sampled", "unequal full shards", "one worker", "error feedback", "quantised"],
 )  # fmt: skip
 def test_two_processes_are_one(options, tmp_path):
     run("fit", tmp_path / "one", *OPTIONS, *options)
