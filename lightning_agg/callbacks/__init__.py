@@ -1,7 +1,9 @@
-"""What happens around a round: attacks, noise, records."""
+"""What happens around a round: attacks, noise, compression, records."""
 
 from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
+from lightning_agg.callbacks.episode_curves import EpisodeCurves
+from lightning_agg.callbacks.gradient_compression import GradientCompression
 from lightning_agg.callbacks.noise_perturbation import NoisePerturbation
 from lightning_agg.callbacks.prediction_table import PredictionTable
 from lightning_agg.callbacks.run_checkpoint import RunCheckpoint
@@ -9,6 +11,8 @@ from lightning_agg.callbacks.run_record import RunRecord
 
 __all__ = [
     "ByzantineInjection",
+    "EpisodeCurves",
+    "GradientCompression",
     "NoisePerturbation",
     "PoolCallback",
     "PredictionTable",

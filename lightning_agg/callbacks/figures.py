@@ -1,9 +1,13 @@
 """Figures for TensorBoard."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from lightning_agg.modules.episode import Episode
 
 
 def label_figure(counts: np.ndarray, classes: Sequence[str], byzantine: Collection[int] = ()) -> Figure:
@@ -58,6 +62,32 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
                     fontsize=7,
                 )
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    return figure
+
+
+def curves_figure(episodes: Mapping[str, "Episode"], loss_cap: float) -> Figure:
+    """One panel per episode: loss over rounds, the learned aggregator in black; losses above ``loss_cap`` are cut off."""
+    columns = min(3, len(episodes))
+    rows = -(-len(episodes) // columns)
+    figure = Figure(figsize=(3.5 * columns + 1.5, 2.8 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+    for axes, (name, episode) in zip(panels, episodes.items(), strict=False):
+        for color, (baseline, curve) in zip(
+            _colors(len(episode.baselines)), episode.baselines.items(), strict=True
+        ):
+            axes.plot(curve.rounds, curve.losses.cpu(), color=color, label=baseline)
+        learned = episode.learned
+        axes.plot(learned.rounds, learned.losses.cpu(), color="black", linewidth=2, label="learned")
+        axes.set(title=name, yscale="log")
+    for axes in panels[len(episodes) :]:
+        axes.set_axis_off()
+    curves = [curve for e in episodes.values() for curve in (e.learned, *e.baselines.values())]
+    losses = np.concatenate([curve.losses.cpu().numpy() for curve in curves])
+    shown = losses[(losses > 0) & (losses <= loss_cap)]
+    panels[0].set_ylim(0.9 * np.min(shown, initial=loss_cap / 2), loss_cap)  # of all panels: they share it
+    figure.supxlabel("round")
+    figure.supylabel("loss")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 

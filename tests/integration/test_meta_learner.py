@@ -1,13 +1,16 @@
 """Training an aggregator through the command line."""
 
+import json
 import re
 
 import pytest
 from runs import ROOT, assert_same_run, checkpoint, metrics, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.aggregators import Recurrent
 from lightning_agg.callbacks.base import VALIDATION_EPISODES
 from lightning_agg.errors import SettingError
+from lightning_agg.modules.inner_problem import PoolProblem
 
 META = str(ROOT / "configs" / "meta" / "mnist_rnn_paper.yaml")
 SMALL = [
@@ -20,6 +23,7 @@ SMALL = [
     "--model.num_tasks=1",
     "--model.val_horizon=40",
     "--model.val_episodes=1",
+    "--model.baselines=null",
     "--model.estimator.num_coordinates=400",
     "--trainer.log_every_n_steps=1",
     "--trainer.val_check_interval=10",
@@ -31,8 +35,36 @@ LEARNING = [
     "--model.horizon=40",
     "--model.truncation_length=10",
     "--model.optimizer.lr=0.01",
+    "--model.lr_scheduler=null",
+    "--model.aggregator.output_scale=0.1",
     "--model.model.activation=relu",
 ]
+# Validated in three episodes of 10 rounds.
+EPISODES = [
+    *SMALL,
+    "--model.horizon=10",
+    "--model.val_horizon=10",
+    "--model.val_episodes=3",
+    "--byzantine.val_attack=Reverse",
+    "--byzantine.val_num_byzantine=[0, 3, 0]",
+    "--trainer.val_check_interval=2",
+]
+
+
+def baselines(**optimizers):
+    return "--model.baselines=" + json.dumps(
+        {
+            name: {
+                "aggregator": "Mean",
+                "optimizer": {"class_path": f"torch.optim.{cls}", "init_args": options},
+            }
+            for name, (cls, options) in optimizers.items()
+        }
+    )
+
+
+BASELINES = baselines(sgd=("SGD", {"lr": 0.5}), adam=("Adam", {"lr": 0.01}))
+NAMES = ["no_attack", "Reverse_3", "no_attack.2"]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +123,104 @@ def test_resume_is_exact(stop, tmp_path):
     assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "broken"))
 
 
+CURRICULUM = [
+    *EPISODES,
+    BASELINES,
+    "--model.val_episodes=1",
+    "--model.horizon=[5, 10]",
+    "--model.curriculum=1",
+    "--model.optimizer.lr=0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("staged")
+    run("fit", folder, *CURRICULUM, "--trainer.max_steps=12", config=META)
+    return folder
+
+
+def test_the_curriculum_goes_on_to_the_next_horizon(staged):
+    rows = metrics(staged)
+    horizons = [float(row["meta/horizon"]) for row in rows if "meta/horizon" in row]
+    assert horizons == sorted(horizons)
+    assert set(horizons) == {5, 10}
+    assert sum("meta/next_horizon_loss" in row for row in rows) == 6
+
+
+@pytest.mark.parametrize("before", [1, 0])  # in the middle of a stage, just after its end
+def test_resume_in_a_curriculum_is_exact(before, staged, tmp_path):
+    horizons = [row["meta/horizon"] for row in metrics(staged) if "meta/horizon" in row]
+    stop = horizons.index("10.0") - before
+    assert 0 < stop < 12
+    run("fit", tmp_path, *CURRICULUM, f"--trainer.max_steps={stop}", config=META)
+    run("fit", tmp_path, *CURRICULUM, "--trainer.max_steps=12", "--ckpt_path=last", config=META)
+    assert_same_run(checkpoint(staged), checkpoint(tmp_path))
+
+
+def test_a_training_that_does_not_improve_is_stopped(tmp_path):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=meta/val_loss", "--trainer.callbacks.patience=2"]  # fmt: skip
+    still = ["--model.optimizer.lr=0", "--model.lr_scheduler=null", "--model.val_episodes=1"]
+    cli = run("fit", tmp_path, *EPISODES, *still, *stopping, "--trainer.max_steps=20", config=META)
+    assert cli.trainer.global_step == 6
+    assert (tmp_path / "version_0" / "aggregator.safetensors").exists()
+    assert checkpoint(tmp_path)["global_step"] == 6
+
+
+def test_episodes_stand_beside_their_baselines(tmp_path):
+    cli = run("fit", tmp_path, *EPISODES, BASELINES, "--trainer.max_steps=4", config=META)
+    run("test", tmp_path, *EPISODES, BASELINES, "--ckpt_path=last", config=META)
+    events = EventAccumulator(str(tmp_path / "version_0"), size_guidance={"images": 0})
+    events.Reload()
+    assert [event.step for event in events.Images("val/episodes")] == [1, 3]
+    assert [event.step for event in events.Images("test/episodes")] == [4]
+    for name in NAMES:
+        for stage, steps in (("val", [1, 3]), ("test", [4])):
+            accuracies = events.Scalars(f"{stage}_episodes/{name}/accuracy")
+            assert [event.step for event in accuracies] == steps
+        for baseline in ("sgd", "adam"):
+            first, second = events.Scalars(f"val_episodes/{name}/{baseline}/loss")
+            assert first.value == second.value
+    assert list(cli.model.episodes) == NAMES
+    last = {name: episode.learned for name, episode in cli.model.episodes.items()}
+    metric = cli.trainer.callback_metrics
+    assert metric["val/accuracy"] == pytest.approx(float(sum(c.accuracy for c in last.values())) / 3)
+    assert metric["meta/val_loss"] == pytest.approx(float(sum(c.losses.mean() for c in last.values())) / 3)
+    assert all(c.rounds.tolist() == list(range(1, 11)) for c in last.values())
+
+
+@pytest.mark.parametrize(("more", "played"), [([BASELINES], 2 * 3 + 2 * 3), ([], 2 * 3)])
+def test_baselines_are_played_once(more, played, tmp_path, monkeypatch):
+    episodes = []
+    play_round = PoolProblem.round
+    monkeypatch.setattr(
+        PoolProblem,
+        "round",
+        lambda self, theta, episode, step: episodes.append(episode) or play_round(self, theta, episode, step),
+    )
+    run("fit", tmp_path, *EPISODES, *more, "--trainer.max_steps=4", config=META)
+    assert sum(episode >= VALIDATION_EPISODES for episode in episodes) == 10 * played
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--trainer.fast_dev_run=1"],
+        ["--trainer.logger=false", "--trainer.num_sanity_val_steps=1"],
+        ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=here", "--trainer.limit_val_batches=2"],
+    ],
+    ids=["fast_dev_run", "no logger", "CSV"],
+)
+def test_episodes_need_no_tensorboard(more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = run("fit", tmp_path, *EPISODES, BASELINES, "--trainer.max_steps=2", *more, config=META)
+    number = {"--trainer.fast_dev_run=1": 1, "--trainer.logger=false": 3}.get(more[0], 2)
+    assert list(cli.model.episodes) == NAMES[:number]
+    assert {
+        f"val_episodes/{name}/sgd/accuracy" for name in NAMES[:number]
+    } <= cli.trainer.callback_metrics.keys()
+
+
 def test_attackers_are_drawn_anew_in_every_episode(tmp_path):
     options = [
         *SMALL, "--model.aggregator.worker_order=trust", "--model.aggregator.scale=lead",
@@ -116,13 +246,24 @@ def test_validation_meets_its_own_attacks_in_turn(tmp_path):
     for episode in range(6):
         injection.on_episode(cli.trainer, cli.model, VALIDATION_EPISODES + episode)
         seen.append((type(injection.attack).__name__, len(injection.byzantine)))
-    assert seen == [("Drop", 0), ("LabelFlip", 2), ("Drop", 3), ("LabelFlip", 0), ("Drop", 2), ("LabelFlip", 3)]
+    assert seen == [
+        ("Drop", 0),
+        ("LabelFlip", 2),
+        ("Drop", 3),
+        ("LabelFlip", 0),
+        ("Drop", 2),
+        ("LabelFlip", 3),
+    ]
     injection.on_episode(cli.trainer, cli.model, 0)
     assert (type(injection.attack).__name__, len(injection.byzantine)) == ("SignFlip", 1)
 
 
 def test_the_learning_rate_follows_its_schedule(tmp_path):
-    schedule = ["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=10"]
+    schedule = [
+        "--model.lr_scheduler=CosineAnnealingLR",
+        "--model.lr_scheduler.T_max=10",
+        "--model.lr_scheduler.eta_min=0",
+    ]
     cli = run("fit", tmp_path, *SMALL, *schedule, "--trainer.max_steps=5", config=META)
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.003 / 2)
 
@@ -148,6 +289,29 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
         (
             ["--byzantine.val_attack=Drop", "--byzantine.val_num_byzantine=4"],
             "must be below data.pool_size (num_byzantine = 4, pool_size = 4)",
+        ),
+        (["--model.curriculum=0"], "model.curriculum must be an integer of at least 1, got 0"),
+        (
+            ["--model.curriculum=1"],
+            "model.horizon must be an increasing list with model.curriculum, got [20]",
+        ),
+        (
+            ["--model.curriculum=1", "--model.horizon=[20, 10]"],
+            "increasing list with model.curriculum, got [20, 10]",
+        ),
+        (
+            ["--model.curriculum=1", "--model.horizon=[20, 60]"],
+            "must reach the last horizon with model.curriculum (val_horizon = 40, horizon = 60)",
+        ),
+        (
+            [baselines(sgd=("SGD", {"lr": -1.0}))],
+            "model.baselines.sgd.optimizer must be given values that it accepts",
+        ),
+        (
+            [
+                '--model.baselines={"k": {"aggregator": {"class_path": "Krum", "init_args": {"num_byzantine": 4}}, "optimizer": "SGD"}}'
+            ],
+            "Krum",
         ),
         (["--model.estimator.chunk_size=0"], "estimator.chunk_size must be at least 1, got 0"),
     ],
