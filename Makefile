@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test lint docs clean
 
 install: $(INSTALLED)
 
@@ -13,9 +13,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
 	touch $@
 
+# Seven of ten workers send reversed gradients: Krum, and the aggregator that is learned.
 quickstart: install
-	$(BIN)/lightning-agg fit --config configs/quickstart.yaml
-	$(BIN)/lightning-agg test --config configs/quickstart.yaml
+	for rule in krum arnn; do \
+	  $(BIN)/lightning-agg fit --config configs/quickstart.yaml --config configs/aggregator/$$rule.yaml \
+	    --byzantine.num_byzantine 7 --trainer.default_root_dir logs/quickstart/$$rule || exit 1; \
+	done
+	for rule in krum arnn; do \
+	  echo "=== $$rule, 7 of 10 workers Byzantine ==="; \
+	  $(BIN)/lightning-agg test --config configs/quickstart.yaml --config configs/aggregator/$$rule.yaml \
+	    --byzantine.num_byzantine 7 --trainer.default_root_dir logs/quickstart/$$rule || exit 1; \
+	done
+	@echo "both runs: tensorboard --logdir logs/quickstart"
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
@@ -25,6 +34,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,8 +10,9 @@ Coordinate by coordinate: :class:`CoordinateMedian`, :class:`TrimmedMean`, :clas
 :class:`SignMajority`. Whole rows, by their distances: :class:`Krum`, :class:`MultiKrum`,
 :class:`MinimumDiameterAveraging`, :class:`MoNNA`, :class:`GeometricMedian`, and, with memory,
 :class:`CenteredClipping`; both: :class:`Bulyan`. By their length: :class:`CGE`. By the directions in which they
-spread: :class:`SMEA`, :class:`CAF`, :class:`DnC`. By the server's public data: :class:`Zeno`, :class:`FLTrust`.
-:class:`PreAggregated` puts pre-aggregators before any of them.
+spread: :class:`SMEA`, :class:`CAF`, :class:`DnC`. By the server's public data: :class:`Zeno`, :class:`FLTrust`,
+:class:`LossWeightedMean`. :class:`PreAggregated` puts pre-aggregators before any of them; :class:`External` is a rule
+of another library.
 :class:`Mean` is the baseline. To write your own, see :class:`Aggregator`.
 """
 
@@ -23,9 +24,11 @@ from lightning_agg.aggregators.cge import CGE
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.coordinate_median import CoordinateMedian
 from lightning_agg.aggregators.dnc import DnC
+from lightning_agg.aggregators.external import External
 from lightning_agg.aggregators.fl_trust import FLTrust
 from lightning_agg.aggregators.geometric_median import GeometricMedian
 from lightning_agg.aggregators.krum import Krum
+from lightning_agg.aggregators.loss_weighted_mean import LossWeightedMean
 from lightning_agg.aggregators.meamed import Meamed
 from lightning_agg.aggregators.mean import Mean
 from lightning_agg.aggregators.minimum_diameter_averaging import MinimumDiameterAveraging
@@ -50,9 +53,11 @@ __all__ = [
     "Context",
     "CoordinateMedian",
     "DnC",
+    "External",
     "FLTrust",
     "GeometricMedian",
     "Krum",
+    "LossWeightedMean",
     "Meamed",
     "Mean",
     "MinimumDiameterAveraging",

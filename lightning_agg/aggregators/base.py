@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix
-from lightning_agg.errors import require
+from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
+from lightning_agg.errors import SettingError, require
 
 Equivariance = Literal["columns", "rotations"]
 
@@ -45,27 +45,45 @@ class Aggregator(nn.Module, ABC):
     ``rotations``: orthogonal maps of the rows, also to fewer dimensions where nothing is lost.
     """
 
+    spreads_nonfinite: bool = False
+    """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens.
+
+    For rules without memory.
+    """
+
     def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """``(M, d)`` -> ``(d,)``, same dtype and device, without graph; ``gradients`` is never modified.
 
         Raises:
             SettingError: If ``gradients`` is not a floating matrix, or M breaks the rule's bound.
         """
-        rows, context = self.finite(gradients.detach(), context)
+        gradients = gradients.detach()
+        if self.spreads_nonfinite:
+            self._require(gradients)
+            aggregate = self._aggregate(gradients, context or Context())
+            if sum_is_finite(aggregate):
+                if self.num_nonfinite:
+                    self.num_nonfinite = 0
+                return aggregate
+        rows, context = self.finite(gradients, context)
         if len(rows) == 0:
             return gradients.new_zeros(gradients.shape[1])
         memory = self.memory()
-        with torch.no_grad():
-            aggregate: Tensor = super().__call__(rows, context)
-        require(
-            isinstance(aggregate, Tensor) and aggregate.shape == rows.shape[1:],
-            f"{type(self).__name__}.forward must return a tensor of shape {tuple(rows.shape[1:])}, got"
-            f" {getattr(aggregate, 'shape', aggregate)}.",
-        )
-        if not bool(aggregate.sum().isfinite()) and not bool(aggregate.isfinite().all()):
+        aggregate = self._aggregate(rows, context)
+        if not sum_is_finite(aggregate) and not bool(aggregate.isfinite().all()):
             for name, buffer in memory.items():
                 self._set_memory(name, buffer)
             return torch.zeros_like(aggregate)
+        return aggregate
+
+    def _aggregate(self, rows: Tensor, context: Context) -> Tensor:
+        with torch.no_grad():
+            aggregate: Tensor = super().__call__(rows, context)
+        if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:
+            raise SettingError(
+                f"{type(self).__name__}.forward must return a tensor of shape {tuple(rows.shape[1:])}, got"
+                f" {getattr(aggregate, 'shape', aggregate)}."
+            )
         return aggregate
 
     def trial(self, gradients: Tensor, context: Context | None = None) -> Tensor:
@@ -92,6 +110,17 @@ class Aggregator(nn.Module, ABC):
 
     def check(self, pool_size: int) -> None:
         """Raise :class:`SettingError` if the rule is not defined for ``pool_size`` rows; called before training."""
+
+    def breakdown_point(self, pool_size: int) -> int | None:
+        """Largest number of Byzantine rows among ``pool_size`` that leave the aggregate near the honest rows.
+
+        They may be of any length and in any direction, from round to round; at least one row is honest. ``None``
+        where no such number is known. A rule that is told a number of attackers stands that many, unless it says
+        otherwise.
+        """
+        self.check(pool_size)
+        told: int | None = getattr(self, "num_byzantine", None)
+        return told
 
     def influence(self, gradients: Tensor, context: Context | None = None) -> Tensor | None:
         """Share of the aggregate that comes from each row, float32 ``(M,)``, at least 0, at most 1 in total.
@@ -123,11 +152,14 @@ class Aggregator(nn.Module, ABC):
 
     def finite(self, gradients: Tensor, context: Context | None) -> tuple[Tensor, Context]:
         """The checked matrix without its non-finite rows, and the context that counts them."""
-        require_matrix(gradients)
-        self.check(len(gradients))
+        self._require(gradients)
         rows, context = drop_nonfinite(gradients, context or Context())
         self.num_nonfinite = len(gradients) - len(rows)
         return rows, context
+
+    def _require(self, gradients: Tensor) -> None:
+        require_matrix(gradients)
+        self.check(len(gradients))
 
     def _set_memory(self, name: str, buffer: Tensor) -> None:
         module, _, leaf = name.rpartition(".")

@@ -17,6 +17,10 @@ class Bulyan(Aggregator):
     aggregate is in each coordinate the mean of the :math:`\beta = \theta - 2 f` values nearest to their
     median (the smaller of two equally far, the middle of two central ones).
 
+    Cost: :math:`O(M^2 d)` for the distances, :math:`O(M^3)` for the picks.
+
+    Breakdown: :math:`f`.
+
     Reference:
         El Mhamdi et al., `The Hidden Vulnerability of Distributed Learning in Byzantium
         <https://arxiv.org/abs/1802.07927>`_, ICML 2018, Section 4. Among :math:`n` rows left, Krum looks at

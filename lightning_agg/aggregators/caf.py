@@ -18,6 +18,10 @@ class CAF(WeightedAggregator):
     until :math:`\sum_i c_i \le M - 2 f`. The aggregate is the weighted mean :math:`\mu_c` of the iteration
     whose largest eigenvalue was smallest. No bound on the covariance of the honest rows is needed.
 
+    Cost: :math:`O(M^2 d)` for the distances, :math:`O(M^3)` an iteration, of which there are at most :math:`M`.
+
+    Breakdown: :math:`f`.
+
     Reference:
         Allouah, Guerraoui and Stephan, `Towards Trustworthy Federated Learning with Untrusted Participants
         <https://arxiv.org/abs/2505.01874>`_, ICML 2025, covariance-bound agnostic filter. Our eigenvectors are

@@ -18,6 +18,11 @@ class CenteredClipping(Aggregator):
     ``center``. A Byzantine row moves the result by at most :math:`\tau / M` an iteration, so :math:`\tau`
     must fit the scale of the honest deviations.
 
+    Cost: :math:`O(M d)` an iteration, and memory for one vector from round to round.
+
+    Breakdown: :math:`\lfloor (M - 1) / 2 \rfloor`: beyond, the attackers pull the center further away each round. The paper's
+    guarantee asks for fewer.
+
     Reference:
         Karimireddy et al., `Learning from History for Byzantine Robust Optimization
         <https://arxiv.org/abs/2012.10333>`_, ICML 2021, Algorithm 2. The paper applies it to worker momenta
@@ -51,6 +56,10 @@ class CenteredClipping(Aggregator):
         """The last aggregate."""
         return {"center": self.center}
 
+    def breakdown_point(self, pool_size: int) -> int:
+        """A minority."""
+        return (pool_size - 1) // 2
+
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """Move the center; return it."""
         self.center, _ = self._moved_center(gradients)
@@ -66,9 +75,9 @@ class CenteredClipping(Aggregator):
         weights = torch.zeros(len(gradients), dtype=torch.float64, device=gradients.device)
         for _ in range(self.iterations):
             factors = (self.radius / distances_to(gradients, center)).clamp(max=1)
-            weights = weights * (1 - factors.mean()) + factors / len(gradients)
+            weights = torch.addcmul(factors / len(gradients), weights, 1 - factors.mean())
             kept = (1 - weights.sum()).to(start.dtype)
-            center = combine(weights, gradients) + kept * start
+            center = combine(weights, gradients).addcmul_(kept, start)
         return center, weights
 
     def _start(self, gradients: Tensor) -> Tensor:

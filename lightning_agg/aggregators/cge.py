@@ -13,6 +13,10 @@ class CGE(SelectingAggregator):
 
     The lowest worker index wins among equals. An attacker that sends short rows is not noticed.
 
+    Cost: :math:`O(M d)`.
+
+    Breakdown: :math:`f`.
+
     Reference:
         Gupta, Liu and Vaidya, `Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient
         Descent (SGD) and Norm-Based Comparative Gradient Elimination (CGE)

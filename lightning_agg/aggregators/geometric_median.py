@@ -1,13 +1,19 @@
 """The geometric median."""
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_agg.aggregators.base import require_count, require_non_negative, require_positive
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import column_blocks
+from lightning_agg.aggregators.linalg import products_about
 from lightning_agg.aggregators.ranks import mean_of_ranks
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
+
+Matrix = NDArray[np.float64]
 
 
 class GeometricMedian(WeightedAggregator):
@@ -18,6 +24,10 @@ class GeometricMedian(WeightedAggregator):
     costs :math:`M^2` whatever the size of the model, so it can go on to convergence, and Byzantine rows of
     any length neither spoil the start nor the arithmetic. It needs no number of attackers, and tolerates a
     minority.
+
+    Cost: :math:`O(M^2 d)` for the inner products, then :math:`O(M^2)` an iteration.
+
+    Breakdown: :math:`\lfloor (M - 1) / 2 \rfloor` (Lopuhaä and Rousseeuw, Annals of Statistics 1991).
 
     Reference:
         Pillutla et al., `Robust Aggregation for Federated Learning <https://arxiv.org/abs/1912.13445>`_, IEEE
@@ -49,37 +59,33 @@ class GeometricMedian(WeightedAggregator):
         self.tolerance = tolerance
         self.smoothing = smoothing
 
+    def breakdown_point(self, pool_size: int) -> int:
+        """A minority."""
+        return (pool_size - 1) // 2
+
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """Weights of the rows at the end; 0 for a float64 row so large that its square overflows."""
-        gram = _gram(gradients).cpu()  # so that the loop below never waits for an accelerator
-        usable = gram.diagonal().isfinite()
-        weights = gram.new_zeros(len(gram))
+        start = mean_of_ranks(gradients, (len(gradients) - 1) // 2, len(gradients) // 2 + 1)
+        gram = products_about(gradients, start).cpu().numpy()
+        usable = np.isfinite(gram.diagonal())
+        weights = np.zeros(len(gram))
         weights[usable] = self._weiszfeld(gram[usable][:, usable])
-        return weights
+        return torch.from_numpy(weights)
 
-    def _weiszfeld(self, gram: Tensor) -> Tensor:
+    def _weiszfeld(self, gram: Matrix) -> Matrix:
+        # NumPy, because its calls on M numbers take a third of the time of torch's.
         # z = sum_i c_i u_i, u_i the unit vector along row i: so rows of 1e30 and of 1 mix without cancellation.
-        lengths = gram.diagonal().sqrt()
-        divisor = lengths.clamp(min=torch.finfo(gram.dtype).tiny)
+        lengths = np.sqrt(gram.diagonal())
+        divisor = np.maximum(lengths, np.finfo(gram.dtype).tiny)
         cosines = gram / divisor / divisor[:, None]
-        c = weights = torch.zeros_like(lengths)
+        c = along = weights = np.zeros(len(gram))
         for _ in range(self.iterations):
-            along = cosines @ c
-            distances = (lengths * (lengths - 2 * along) + c @ along).clamp(min=0).sqrt()
-            pull = 1 / distances.clamp(min=self.smoothing)
+            distances = np.sqrt(np.maximum(lengths * (lengths - 2 * along) + c @ along, 0))
+            pull = 1 / np.maximum(distances, self.smoothing)
             weights = pull / pull.sum()
             step = weights * lengths - c
-            c = c + step
-            if (step @ cosines @ step).clamp(min=0).sqrt() * pull.sum() <= self.tolerance * len(gram):
+            moved = cosines @ step
+            c, along = c + step, along + moved
+            if math.sqrt(max(step @ moved, 0)) * pull.sum() <= self.tolerance * len(gram):
                 break
         return weights
-
-
-def _gram(gradients: Tensor) -> Tensor:
-    """Inner products of the rows relative to their coordinate-wise median, float64 ``(M, M)``."""
-    size = len(gradients)
-    gram = torch.zeros(size, size, dtype=torch.float64, device=gradients.device)
-    for block in column_blocks(gradients):
-        centred = block.double() - mean_of_ranks(block, (size - 1) // 2, size // 2 + 1).double()
-        gram += centred @ centred.T
-    return gram

@@ -22,6 +22,10 @@ class Krum(SelectingAggregator):
     lowest worker index among equals. If more rows than ``num_byzantine`` were not finite, the rule runs on
     what is left, and takes the first row of one or two.
 
+    Cost: :math:`O(M^2 d)`, and memory for :math:`M^2` distances.
+
+    Breakdown: :math:`f` (Proposition 4.2).
+
     Reference:
         Blanchard et al., `Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent
         <https://papers.nips.cc/paper/6617>`_, NeurIPS 2017, Section 4.

@@ -1,8 +1,8 @@
 """Distances and combinations of rows, exact for close rows of large norm and free of overflow.
 
-All distances come from differences, in float64: the shortcut through the Gram matrix of the rows themselves
-cancels when they share a large common part, and float32 squares overflow at 1e20. Working on blocks of
-columns, copied to one buffer, keeps the float64 copies in the cache.
+All distances come from differences, so that a large common part of the rows cancels before anything is rounded:
+from differences of two rows, or of each to a row near both. Sums are taken in float64, or in float32 where the squares
+fit. Working on blocks of columns, copied to one buffer, keeps the copies in the cache.
 """
 
 from collections.abc import Iterator
@@ -10,25 +10,89 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+FEW = 16
+"""Up to so many rows, sums and differences of rows cost less than a product of matrices."""
+
+CANCELLED = 1e-6
+"""A distance keeps ten of the sixteen digits as long as its square is this part of those of the two rows."""
+
+STRIP = 128
+"""Columns of a symmetric product that are computed at a time, from the diagonal down."""
+
 
 def column_blocks(gradients: Tensor) -> tuple[Tensor, ...]:
     """Views of ``(M, d)`` of at most 2^14 columns each (2^20 on an accelerator, where launches cost)."""
     return torch.split(gradients, 2**14 if gradients.device.type == "cpu" else 2**20, dim=-1)
 
 
-def double_blocks(gradients: Tensor) -> Iterator[Tensor]:
-    """Contiguous float64 copies of the :func:`column_blocks`, each valid until the next one is asked for."""
-    blocks = column_blocks(gradients)
-    scratch = gradients.new_empty(blocks[0].numel(), dtype=torch.float64)
-    for block in blocks:
-        yield scratch[: block.numel()].view(block.shape).copy_(block)
+def narrow_blocks(gradients: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of ``(M, d)`` and of ``(d,)`` vectors: the same columns of each, so few that a block stays in the cache."""
+    width = _width(gradients)
+    return zip(*(torch.split(tensor, width, dim=-1) for tensor in (gradients, *vectors)), strict=True)
+
+
+def double_blocks(gradients: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The :func:`narrow_blocks`, the first as a contiguous float64 copy that is valid until the next is asked for."""
+    scratch = _scratch(gradients, torch.float64)
+    for block, *parts in narrow_blocks(gradients, *vectors):
+        yield scratch[: block.numel()].view(block.shape).copy_(block), *parts
+
+
+def differences(gradients: Tensor, point: Tensor) -> Iterator[Tensor]:
+    """Blocks of ``gradients - point`` in the dtype of ``point``, the wider, each valid until the next is asked for."""
+    scratch = _scratch(gradients, point.dtype)
+    for block, part in narrow_blocks(gradients, point):
+        yield torch.sub(block, part, out=scratch[: block.numel()].view(block.shape))
+
+
+def _scratch(gradients: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for any of the :func:`narrow_blocks`."""
+    return gradients.new_empty(len(gradients) * min(_width(gradients), gradients.shape[1]), dtype=dtype)
+
+
+def _width(gradients: Tensor) -> int:
+    return 2**20 if gradients.device.type != "cpu" else min(max(2**18 // len(gradients), 2**9), 2**14)
 
 
 def squared_distances(gradients: Tensor) -> Tensor:
     """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal."""
+    if len(gradients) <= FEW:
+        return _by_differences(gradients)
+    distances = torch.full((len(gradients),) * 2, torch.inf, dtype=torch.float64, device=gradients.device)
+    unknown = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
+    while bool(unknown.any()):
+        center = int(unknown.sum(dim=1).argmax())
+        rows = unknown[center].clone()
+        rows[center] = True
+        products = products_about(gradients if bool(rows.all()) else gradients[rows], gradients[center])
+        squares = products.diagonal()
+        scale = squares + squares[:, None]
+        found = scale - 2 * products
+        place = int(rows[:center].sum())
+        found[place] = found[:, place] = squares
+        # Rows much closer to each other than to the center have lost digits: they get one of their own.
+        known = (found >= CANCELLED * scale) & unknown[rows][:, rows]
+        at = rows.nonzero()[:, 0][known.nonzero()].unbind(dim=1)
+        distances[at] = found[known]
+        unknown[at] = False
+    return distances.fill_diagonal_(0)
+
+
+def products_about(gradients: Tensor, point: Tensor) -> Tensor:
+    """Inner products of the rows of ``(M, d)`` relative to ``(d,)`` -> symmetric float64 ``(M, M)``."""
+    size = len(gradients)
+    products = torch.zeros(size, size, dtype=torch.float64, device=gradients.device)
+    for rows in differences(gradients, point.double()):
+        for first in range(0, size, STRIP):
+            products[first:, first : first + STRIP].addmm_(rows[first:], rows[first : first + STRIP].T)
+    return products.tril() + products.tril(diagonal=-1).T
+
+
+def _by_differences(gradients: Tensor) -> Tensor:
+    """:func:`squared_distances` from all pairs of rows."""
     size = len(gradients)
     blocks = double_blocks(gradients)
-    pairs = torch.stack([torch.nn.functional.pdist(block).square() for block in blocks]).sum(dim=0)
+    pairs = torch.stack([torch.nn.functional.pdist(rows).square() for (rows,) in blocks]).sum(dim=0)
     upper = torch.ones(size, size, dtype=torch.bool, device=gradients.device).triu(diagonal=1)
     squares = pairs.new_zeros(size, size)
     squares[upper] = pairs
@@ -36,20 +100,39 @@ def squared_distances(gradients: Tensor) -> Tensor:
 
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
-    """Distance of each row of ``(M, d)`` to ``(d,)`` -> float64 ``(M,)``."""
-    blocks = zip(double_blocks(gradients), column_blocks(point), strict=True)
-    return _length([torch.linalg.vector_norm(rows.sub_(p), dim=1) for rows, p in blocks])
+    """Distance of each row of ``(M, d)`` to ``(d,)`` -> float64 ``(M,)``, to the precision of the rows."""
+    for dtype in (torch.promote_types(gradients.dtype, torch.float32), torch.float64):
+        blocks = differences(gradients, point.to(dtype))
+        distances = _length([torch.linalg.vector_norm(block, dim=1) for block in blocks])
+        if _squares_fit(distances):
+            break
+    return distances
+
+
+def row_lengths(gradients: Tensor) -> Tensor:
+    """``(M, d)`` -> float64 ``(M,)``: the length of each row, to the precision of the rows."""
+    wide = torch.promote_types(gradients.dtype, torch.float32)
+    found = _length(
+        [torch.linalg.vector_norm(rows, dim=1, dtype=wide) for (rows,) in narrow_blocks(gradients)]
+    )
+    return found if _squares_fit(found) else norms(gradients)
 
 
 def norms(gradients: Tensor) -> Tensor:
-    """``(M, d)`` -> float64 ``(M,)``: the length of each row."""
-    blocks = column_blocks(gradients)
-    return _length([torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) for rows in blocks])
+    """``(M, d)`` -> float64 ``(M,)``: the length of each row, to the precision of float64."""
+    blocks = narrow_blocks(gradients)
+    return _length([torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) for (rows,) in blocks])
 
 
 def _length(parts: list[Tensor]) -> Tensor:
-    """Lengths of the parts of vectors -> lengths of the vectors."""
-    return torch.stack(parts).square().sum(dim=0).sqrt()
+    """Lengths of the parts of vectors -> float64 lengths of the vectors."""
+    length: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0, dtype=torch.float64)
+    return length
+
+
+def _squares_fit(lengths: Tensor) -> bool:
+    """Whether float32 holds the squares that count beside the longest of these lengths."""
+    return 1e-10 < float(lengths.max()) < 1e18
 
 
 def combine(weights: Tensor, gradients: Tensor) -> Tensor:

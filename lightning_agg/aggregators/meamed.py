@@ -16,6 +16,10 @@ class Meamed(Aggregator):
 
     Of two values equally far from the median the smaller is nearer.
 
+    Cost: :math:`O(M d (\log^2 M + f))` comparisons, in place on blocks of columns.
+
+    Breakdown: :math:`f`.
+
     Reference:
         Xie et al., `Generalized Byzantine-tolerant SGD <https://arxiv.org/abs/1802.10116>`_, 2018,
         Definition 4, "mean around median".

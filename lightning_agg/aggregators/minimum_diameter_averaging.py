@@ -17,6 +17,10 @@ class MinimumDiameterAveraging(SelectingAggregator):
     and bound for whether enough rows can stay, in place of a look at all subsets: milliseconds for
     :math:`M = 50, f = 10`. The worst case is exponential in :math:`f`.
 
+    Cost: :math:`O(M^2 d)` for the distances; the search is exponential in :math:`f` at worst.
+
+    Breakdown: :math:`f`.
+
     Reference:
         El Mhamdi et al., `Genuinely Distributed Byzantine Machine Learning <https://arxiv.org/abs/1905.03853>`_,
         PODC 2020, after Rousseeuw, *Multivariate estimation with high breakdown point*, 1985. Of several

@@ -16,6 +16,10 @@ class MoNNA(SelectingAggregator):
     The lowest worker index wins among equals. If the trusted row is not finite, the coordinate-wise median
     stands in for it.
 
+    Cost: :math:`O(M d)`.
+
+    Breakdown: :math:`f`, as long as the trusted worker is honest.
+
     Reference:
         Farhadkhani et al., `Robust Collaborative Learning with Linear Gradient Overhead
         <https://arxiv.org/abs/2209.10931>`_, ICML 2023, "nearest neighbour averaging": there each worker

@@ -8,6 +8,10 @@ from lightning_agg.errors import require
 class MultiKrum(Krum):
     r"""Mean of the :math:`m` rows with the best :class:`Krum` scores.
 
+    Cost: :math:`O(M^2 d)`, and memory for :math:`M^2` distances.
+
+    Breakdown: :math:`f`, as of :class:`Krum`.
+
     Reference:
         Blanchard et al., `Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent
         <https://papers.nips.cc/paper/6617>`_, NeurIPS 2017, Section 5. The default :math:`m = M - f - 2` is

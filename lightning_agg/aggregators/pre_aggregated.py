@@ -31,6 +31,10 @@ class PreAggregated(Aggregator):
     Non-finite rows are dropped before the first step. The memory, the public samples and the rule on the size of
     the pool are those of ``aggregator``, the last for the number of rows that the steps leave it.
 
+    Cost: the sum of those of its parts.
+
+    Breakdown: what ``aggregator`` stands of the rows that the steps make, counted back through the steps.
+
     Reference:
         Allouah et al., `Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity
         <https://arxiv.org/abs/2302.01772>`_, AISTATS 2023; Karimireddy et al., `Byzantine-Robust Learning on
@@ -74,6 +78,17 @@ class PreAggregated(Aggregator):
             seen = f" for the rows that the steps leave (pool size M = {pool_size})."
             told = str(error) if size == pool_size else str(error).removesuffix(".") + seen
             raise SettingError(f"PreAggregated: {told}") from error
+
+    def breakdown_point(self, pool_size: int) -> int | None:
+        """What the aggregator stands, counted back through the steps."""
+        self.check(pool_size)
+        sizes = [pool_size]
+        for step in self._steps():
+            sizes.append(step.num_rows(sizes[-1]))
+        stands = self.aggregator.breakdown_point(sizes.pop())
+        for step, size in zip(reversed(self._steps()), reversed(sizes), strict=True):
+            stands = None if stands is None else step.breakdown_point(size, stands)
+        return stands
 
     def memory(self) -> dict[str, Tensor]:
         """That of the aggregator."""

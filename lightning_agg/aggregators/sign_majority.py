@@ -19,6 +19,10 @@ class SignMajority(Aggregator):
     number of non-zero rows it is the sign of :class:`CoordinateMedian` and shares its bias on heterogeneous
     data.
 
+    Cost: :math:`O(M d)`.
+
+    Breakdown: :math:`\lfloor (M - 1) / 2 \rfloor` in a coordinate where the honest rows agree.
+
     Reference:
         Bernstein et al., `signSGD with Majority Vote is Communication Efficient and Fault Tolerant
         <https://arxiv.org/abs/1810.05291>`_, ICLR 2019, Algorithm 1.
@@ -41,6 +45,10 @@ class SignMajority(Aggregator):
         super().__init__()
         require_choice("ties", ties, get_args(Ties))
         self.ties = ties
+
+    def breakdown_point(self, pool_size: int) -> int:
+        """A minority."""
+        return (pool_size - 1) // 2
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The winning sign of each coordinate."""

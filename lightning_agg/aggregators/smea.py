@@ -19,6 +19,11 @@ class SMEA(SelectingAggregator):
     one row after another is left out, each time that which sticks out most along the top eigenvector of the
     covariance of those left.
 
+    Cost: :math:`O(M^2 d)` for the distances, then :math:`O(M^3)` for each of :math:`\binom{M}{f}` subsets, or :math:`f` times
+    :math:`O(M^3)` beyond ``max_subsets``.
+
+    Breakdown: :math:`f`.
+
     Reference:
         Allouah et al., `On the Privacy-Robustness-Utility Trilemma in Distributed Learning
         <https://arxiv.org/abs/2302.04787>`_, ICML 2023. Our eigenvalues are exact, from the distances between

@@ -10,6 +10,10 @@ from lightning_agg.aggregators.ranks import mean_of_ranks, shares_of_ranks
 class TrimmedMean(Aggregator):
     r"""Mean of each coordinate without its :math:`f` smallest and :math:`f` largest values.
 
+    Cost: :math:`O(M d \log^2 M)` comparisons, in place on blocks of columns.
+
+    Breakdown: :math:`f`.
+
     Reference:
         Yin et al., `Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates
         <https://arxiv.org/abs/1803.01498>`_, ICML 2018, Definition 2, with :math:`\beta = f / M`.

@@ -14,7 +14,7 @@ class WeightedAggregator(Aggregator):
 
     @abstractmethod
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
-        """``(M, d)`` finite rows -> ``(M,)`` weights, at least 0, that sum to 1; called once a round."""
+        """``(M, d)`` finite rows -> ``(M,)`` weights, at least 0, that sum to 1, or to 0: no step; called once a round."""
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The weighted sum of the rows."""

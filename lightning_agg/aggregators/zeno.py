@@ -26,6 +26,10 @@ class Zeno(WeightedAggregator):
     :math:`f_r` is the mean loss on :math:`n_r` fresh public samples. A row whose trial loss is not finite
     ranks last, and the lowest worker index wins among equals.
 
+    Cost: :math:`O(M d)`, and :math:`M + 1` losses on :math:`n_r` samples.
+
+    Breakdown: :math:`b`, up to all rows but one.
+
     Reference:
         Xie et al., `Zeno: Distributed Stochastic Gradient Descent with Suspicion-based Fault-tolerance
         <https://arxiv.org/abs/1805.10032>`_, ICML 2019, Definitions 2 and 3.
@@ -78,7 +82,7 @@ class Zeno(WeightedAggregator):
         """Equal for the rows of the best scores, 0 for the others."""
         count = len(gradients) - context.remaining(self.num_byzantine)
         best = self.scores(gradients, context).argsort(descending=True, stable=True)[:count]
-        weights = torch.zeros(len(gradients), device=gradients.device)
+        weights = torch.zeros(len(gradients), dtype=torch.float64, device=gradients.device)
         weights[best] = 1 / count
         return weights
 

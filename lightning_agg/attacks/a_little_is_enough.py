@@ -19,6 +19,8 @@ class ALittleIsEnough(LineAttack):
     \lfloor M/2 + 1 \rfloor - f`, :math:`z = \Phi^{-1}((M - f - s) / (M - f))`. It is defined for :math:`M \ge
     3` and :math:`2f \le M`, and is negative for few attackers (-0.14 for 1 of 10).
 
+    Cost: :math:`O(H d)`.
+
     Reference:
         Baruch et al., `A Little Is Enough: Circumventing Defenses For Distributed Learning
         <https://arxiv.org/abs/1902.06156>`_, NeurIPS 2019, Algorithm 3.

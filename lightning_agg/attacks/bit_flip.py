@@ -21,6 +21,8 @@ class BitFlip(Attack):
     :math:`2^{-63}` and 2 in size becomes about :math:`-2^{64}` times itself; larger ones vanish, smaller ones and 0
     become as huge or, rarely, not finite.
 
+    Cost: :math:`O(f d)`.
+
     Reference:
         ``sign``: Xie et al., `Zeno: Distributed Stochastic Gradient Descent with Suspicion-based
         Fault-tolerance <https://arxiv.org/abs/1805.10032>`_, ICML 2019, experiments: :math:`-g_0` by all, where

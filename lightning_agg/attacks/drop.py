@@ -9,6 +9,8 @@ from lightning_agg.attacks.context import AttackContext
 class Drop(Attack):
     """Sends zeros, as if the message had been lost.
 
+    Cost: :math:`O(f d)`.
+
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, footnote 1: a
         lost message counts as a zero gradient.

@@ -18,6 +18,8 @@ class Gaussian(Attack):
     whoever else attacks. Independent rows are far from each other, and a rule such as Krum never picks one,
     whatever their number; one shared row is a majority as soon as the attackers are.
 
+    Cost: :math:`O(f d)`.
+
     Reference:
         Blanchard et al., `Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent
         <https://arxiv.org/abs/1703.02757>`_, NeurIPS 2017; Xie et al., `Zeno: Distributed

@@ -9,6 +9,8 @@ from lightning_agg.attacks.context import AttackContext
 class Infinity(Attack):
     """Sends positive infinity in every coordinate: does the server look at its input?
 
+    Cost: :math:`O(d)`.
+
     Reference:
         None; the attack is common (ByzFL, ByzPy). An aggregator of this package drops such rows.
 

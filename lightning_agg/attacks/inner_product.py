@@ -13,6 +13,8 @@ class InnerProduct(LineAttack):
     :math:`\varepsilon` hides among the honest rows and defeats distance rules such as Krum; against the
     mean it takes :math:`\varepsilon > (M - f) / f`. The formula is that of :class:`Reverse`; the use is not.
 
+    Cost: :math:`O(H d)`.
+
     Reference:
         Xie et al., `Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation
         <https://arxiv.org/abs/1903.03936>`_, UAI 2019.

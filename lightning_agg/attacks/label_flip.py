@@ -14,6 +14,8 @@ class LabelFlip(Attack):
     Untargeted, every label :math:`y` of :math:`C` classes becomes :math:`C - 1 - y`. Targeted, the ``source``
     class is called ``target`` and all others keep their label.
 
+    Cost: none beside the gradients.
+
     Reference:
         Untargeted: Xie et al., `Zeno: Distributed Stochastic Gradient Descent with Suspicion-based
         Fault-tolerance <https://arxiv.org/abs/1805.10032>`_, ICML 2019, experiments.

@@ -31,6 +31,9 @@ class LineSearch(Attack):
     as they do no less harm. The rest contracts the bracket around the best by golden sections, to a precision
     of 1e-4: a factor closer to where a rule ceases to be fooled would not survive rounding. Factors are positive.
 
+    Cost: ``evaluations`` aggregations: of a small matrix, made in :math:`O(H^2 d)`, where the rule allows it, else
+    of all rows.
+
     Reference:
         Allouah et al., `Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity
         <https://arxiv.org/abs/2302.01772>`_, AISTATS 2023, experiments; as ``Optimal_*`` in ByzFL.

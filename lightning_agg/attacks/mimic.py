@@ -18,6 +18,8 @@ class Mimic(Attack):
     most, by one step of power iteration a round, and the attackers send the honest gradient that goes farthest
     along it. The worker of the last of these rounds is copied from then on.
 
+    Cost: :math:`O(d)`; in the warm-up :math:`O(H d)`.
+
     Reference:
         Karimireddy et al., `Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing
         <https://arxiv.org/abs/2006.09365>`_, ICLR 2022, Section 3; the warm-up is that of the authors' code:

@@ -16,6 +16,8 @@ class MinMax(LineAttack):
     largest number with :math:`\max_i \lVert \mu + \gamma p - x_i \rVert \le \max_{i, j} \lVert x_i - x_j
     \rVert`. The attack knows no aggregator; :class:`LineSearch` over it is the one that does.
 
+    Cost: :math:`O(H^2 d)`.
+
     Reference:
         Shejwalkar and Houmansadr, `Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses
         for Federated Learning <https://www.ndss-symposium.org/ndss-paper/manipulating-the-byzantine-optimizing

@@ -16,6 +16,8 @@ class MinSum(LineAttack):
     largest number with :math:`\sum_i \lVert \mu + \gamma p - x_i \rVert^2 \le \max_i \sum_j \lVert x_i - x_j
     \rVert^2`: the attackers are as far from the mean as the farthest honest row.
 
+    Cost: :math:`O(H^2 d)`.
+
     Reference:
         Shejwalkar and Houmansadr, `Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses
         for Federated Learning <https://www.ndss-symposium.org/ndss-paper/manipulating-the-byzantine-optimizing

@@ -13,6 +13,8 @@ class Reverse(Attack):
     With plain averaging, :math:`f` attackers of :math:`M` turn the mean round once
     :math:`\kappa > (M - f) / f`: for 3 of 10 that is 7/3, and the default is the next whole number.
 
+    Cost: :math:`O(H d)`.
+
     Reference:
         Blanchard et al., `Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent
         <https://arxiv.org/abs/1703.02757>`_, NeurIPS 2017, the omniscient attack of the experiments.

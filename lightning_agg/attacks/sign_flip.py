@@ -12,6 +12,8 @@ from lightning_agg.errors import require, require_positive
 class SignFlip(Attack):
     r"""Sends :math:`-\kappa` times a gradient: the attacker's own, or the mean of the honest ones.
 
+    Cost: :math:`O(f d)` (``own``) or :math:`O(H d)` (``mean``).
+
     Reference:
         Li et al., `RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning from
         Heterogeneous Datasets <https://arxiv.org/abs/1811.03761>`_, AAAI 2019, experiments.

@@ -4,13 +4,17 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import require_count, require_minority
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import norms
+from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.preaggregators.base import PreAggregator
 from lightning_agg.preaggregators.clipping import clip_factors, scaled
 
 
 class AdaptiveClipping(PreAggregator):
     r"""Shortens the :math:`k = \lfloor 2 f (M - f) / M \rfloor` longest rows to the length of the next one.
+
+    Cost: :math:`O(M d)`.
+
+    Breakdown: the larger of :math:`k` and what is behind: with at most :math:`k` attackers the longest row left is an honest one.
 
     Reference:
         Allouah et al., `Adaptive Gradient Clipping for Robust Federated Learning
@@ -40,6 +44,10 @@ class AdaptiveClipping(PreAggregator):
         """Require 2 f < M."""
         require_minority("AdaptiveClipping", self.num_byzantine, pool_size)
 
+    def breakdown_point(self, pool_size: int, behind: int) -> int:
+        """As many as are clipped, or more if what is behind stands them."""
+        return max(self._num_clipped(pool_size, self.num_byzantine), behind)
+
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The rows, shortened."""
         return scaled(self._factors(gradients, context), gradients)
@@ -50,6 +58,10 @@ class AdaptiveClipping(PreAggregator):
 
     def _factors(self, gradients: Tensor, context: Context) -> Tensor:
         size, f = len(gradients), context.remaining(self.num_byzantine)
-        lengths = norms(gradients)
-        num_clipped = 2 * f * (size - f) // size
-        return clip_factors(lengths, lengths.sort().values[size - 1 - num_clipped])
+        lengths = row_lengths(gradients)
+        longest = lengths.sort().values[size - 1 - self._num_clipped(size, f)]
+        return clip_factors(lengths, longest)
+
+    @staticmethod
+    def _num_clipped(size: int, f: int) -> int:
+        return 2 * f * (size - f) // size

@@ -57,3 +57,10 @@ class PreAggregator(nn.Module, ABC):
     def num_rows(self, pool_size: int) -> int:
         """K for M = ``pool_size``."""
         return pool_size
+
+    def breakdown_point(self, pool_size: int, behind: int) -> int | None:
+        """Byzantine rows among ``pool_size`` that a rule behind stands which stands ``behind`` of the rows made.
+
+        ``None`` where no such number is known.
+        """
+        return None

@@ -14,6 +14,10 @@ class NearestNeighborMixing(PreAggregator):
 
     The lowest worker index wins among equals. It makes an aggregator optimal under heterogeneous data.
 
+    Cost: :math:`O(M^2 d)`, and memory for the rows twice.
+
+    Breakdown: the smaller of :math:`f` and what is behind.
+
     Reference:
         Allouah et al., `Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity
         <https://arxiv.org/abs/2302.01772>`_, AISTATS 2023, Algorithm 2. Memory is that of the rows twice.
@@ -42,6 +46,10 @@ class NearestNeighborMixing(PreAggregator):
     def check(self, pool_size: int) -> None:
         """Require 2 f < M."""
         require_minority("NearestNeighborMixing", self.num_byzantine, pool_size)
+
+    def breakdown_point(self, pool_size: int, behind: int) -> int:
+        """As many as are told, and as what is behind stands."""
+        return min(self.num_byzantine, behind)
 
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """Equal for the neighbours of a row, 0 for the others."""

@@ -4,13 +4,17 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import require_positive
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import norms
+from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.preaggregators.base import PreAggregator
 from lightning_agg.preaggregators.clipping import clip_factors, scaled
 
 
 class NormClipping(PreAggregator):
     r"""Shortens each row longer than :math:`\tau` to that length: :math:`x_i \min(1, \tau / \lVert x_i \rVert)`.
+
+    Cost: :math:`O(M d)`.
+
+    Breakdown: :math:`M - 1`: no row is longer than :math:`\tau`, which must fit the honest rows.
 
     Reference:
         Static clipping, as in Allouah et al., `Adaptive Gradient Clipping for Robust Federated Learning
@@ -35,10 +39,14 @@ class NormClipping(PreAggregator):
         require_positive("threshold", threshold)
         self.threshold = threshold
 
+    def breakdown_point(self, pool_size: int, behind: int) -> int:
+        """All but one."""
+        return pool_size - 1
+
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The rows, shortened."""
-        return scaled(clip_factors(norms(gradients), self.threshold), gradients)
+        return scaled(clip_factors(row_lengths(gradients), self.threshold), gradients)
 
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """The factor of each row, on the diagonal."""
-        return clip_factors(norms(gradients), self.threshold).diag()
+        return clip_factors(row_lengths(gradients), self.threshold).diag()

@@ -10,11 +10,25 @@ import torch
 from aggregator_cases import CASES, NUM_BYZANTINE, POOL_SIZE, WIDTH, Case, accepts, context_for, honest_rows
 
 import lightning_agg.aggregators as package
-from lightning_agg.aggregators import Aggregator, Context, Recurrent
+from lightning_agg.aggregators import Aggregator, Context, External, Krum, Recurrent
 from lightning_agg.errors import SettingError
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 VALUES = [1e6, -1e6, 1e20, -1e20, 1e30, -1e30, float("nan"), float("inf"), -float("inf")]
+
+EXACT = (
+    "Mean",
+    "CoordinateMedian",
+    "TrimmedMean",
+    "Meamed",
+    "GeometricMedian",
+    "MinimumDiameterAveraging",
+    "MoNNA",
+    "CGE",
+    "SMEA",
+    "PreAggregated-mixing_trimmed_mean",
+)
+"""Names of the cases that one attacker more carries away; the others may withstand some."""
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -39,8 +53,9 @@ def test_every_concrete_aggregator_has_a_case_and_is_exported() -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
     ours = {cls for cls in subclasses(Aggregator) if cls.__module__.startswith(package.__name__)}
     concrete = {cls for cls in ours if not inspect.isabstract(cls)}
-    # An untrained network stays near no mean: tests/values/test_recurrent.py holds its contract.
-    assert concrete - {Recurrent} == {case.cls for case in CASES}
+    # An untrained network stays near no mean: tests/values/test_recurrent.py holds its contract. What another library
+    # does is its own: tests/unit/test_external.py.
+    assert concrete - {Recurrent, External} == {case.cls for case in CASES}
     assert {cls.__name__ for cls in concrete} <= set(package.__all__)
 
 
@@ -118,6 +133,60 @@ def test_survives_unequal_byzantine_rows_in_some_coordinates(case: Case, scale: 
     gradients[7] = scale * torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
     honest = gradients[[row for row in range(POOL_SIZE) if row not in (2, 5, 7)]]
     assert (aggregate(case, gradients) - honest.mean(0)).norm() < 1.0
+
+
+def aggregate_for_long(aggregator: Aggregator, gradients: torch.Tensor) -> torch.Tensor:
+    """The aggregate after so many rounds that a center which drifts is far away."""
+    rounds = 40 if aggregator.memory() else 1
+    return [aggregator(gradients, context_for(gradients)) for _ in range(rounds)][-1]
+
+
+@every_case
+@pytest.mark.parametrize("attack", ["same", "unequal", "one coordinate"])
+@pytest.mark.parametrize("first", [True, False], ids=["attackers first", "attackers last"])
+def test_breakdown_point_is_stood(case: Case, attack: str, first: bool) -> None:
+    aggregator = case.make()
+    number = aggregator.breakdown_point(POOL_SIZE)
+    if number is None:
+        assert case.one_direction
+        return
+    assert 0 <= number < POOL_SIZE
+    sent = {
+        "same": torch.full((POOL_SIZE, WIDTH), 1e20),
+        "unequal": 1e20 * (honest_rows(seed=1) - 1),
+        "one coordinate": honest_rows().index_fill(1, torch.tensor([7]), -1e20),
+    }[attack]
+    gradients = honest_rows()
+    attackers = slice(None, number) if first else slice(POOL_SIZE - number, None)
+    gradients[attackers] = sent[attackers]
+    limit = 20 if case.robust else 250  # the honest rows are 7 long; rows clipped to a fixed length 200
+    assert aggregate_for_long(aggregator, gradients).norm() < limit
+
+
+def test_breakdown_point_is_none_where_nothing_is_known() -> None:
+    assert Recurrent().breakdown_point(10) is None
+    assert External(torch.sum).breakdown_point(POOL_SIZE) is None
+
+
+def test_breakdown_point_needs_a_pool_that_the_rule_accepts() -> None:
+    with pytest.raises(SettingError, match=r"Krum: num_byzantine must satisfy 2 f \+ 2 < M"):
+        Krum(num_byzantine=8).breakdown_point(POOL_SIZE)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name.startswith(EXACT)],
+    ids=lambda case: case.name,
+)
+def test_one_row_more_than_the_breakdown_point_is_not_stood(case: Case) -> None:
+    number = case.make().breakdown_point(POOL_SIZE)
+    assert number is not None
+    aggregates = []
+    for value in (1e20, -1e20):
+        gradients = honest_rows()
+        gradients[POOL_SIZE - number - 1 :] = value
+        aggregates.append(aggregate(case, gradients))
+    assert max(vector.norm() for vector in aggregates) > 1e15
 
 
 @every_case
