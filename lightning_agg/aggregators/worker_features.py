@@ -177,15 +177,19 @@ def overlap(rows: int, slots: int) -> Tensor:
 
 
 def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Cosine of each of ``(M, d)`` with the median of the rows trusted before, less a quarter of the largest.
+    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, less a quarter of the largest median.
 
+    Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
     What is less: a row of pure noise has a cosine near 0, on either side.
     """
-    trusted = rows if before is None or not bool((before > 0).any()) else rows[before > 0]
-    ordered, middle = trusted.sort(dim=0).values, len(trusted) // 2
-    median = (ordered[middle] + ordered[(len(trusted) - 1) // 2]) / 2
-    cosines = torch.nn.functional.cosine_similarity(rows, median, dim=1)
-    return cosines - cosines.max().clamp_min(0) / 4
+    trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    if before is not None and bool((before > 0).any()):
+        trusted = before > 0
+    units = rows / _positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+    others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    cosines = (units @ units.T).masked_fill(~others, torch.nan)
+    median = cosines.nanmedian(dim=1).values.nan_to_num(0.0)
+    return median - median.max().clamp_min(0) / 4
 
 
 def _positive(x: Tensor) -> Tensor:
