@@ -179,6 +179,28 @@ def test_distances(size: int, width: int) -> None:
     np.testing.assert_allclose(distances_to(x, point), np.linalg.norm(x - point, axis=1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_squared_distances_of_clusters_within_clusters(first: bool) -> None:
+    x = 300 + gaussian(40, 30)
+    x[20:30] += 1e9 * gaussian(1, 30, seed=1)
+    x[25:28] = x[25] + 1e-5 * gaussian(3, 30, seed=2)
+    x[30:] = 1e20 * gaussian(10, 30, seed=3)
+    x[35:] = x[35]
+    x = x if first else x.flip(0)
+    expected = torch.nn.functional.pdist(x).square()
+    i, j = torch.triu_indices(40, 40, offset=1)
+    torch.testing.assert_close(squared_distances(x)[i, j], expected, rtol=1e-9, atol=0)
+    assert torch.equal(squared_distances(x), squared_distances(x).T)
+
+
+def test_squared_distances_beyond_float64_are_infinite() -> None:
+    x = gaussian(20, 3)
+    x[0], x[1] = 1.7e308, -1.7e308
+    distances = squared_distances(x)
+    assert (distances[0, 1:] == torch.inf).all()
+    torch.testing.assert_close(distances[2:, 2:], squared_distances(x[2:]))
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_distances_neither_overflow_nor_vanish(scale: float) -> None:
     x = scale * torch.tensor([[3.0, 0.0], [0.0, 4.0]])

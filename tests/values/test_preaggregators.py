@@ -48,7 +48,7 @@ def test_every_row_is_in_one_bucket(size: int, bucket_size: int) -> None:
         assert members.sum(dim=0).tolist() == [1] * size
         filled = [bucket_size] * (size // bucket_size) + [size % bucket_size] * (size % bucket_size > 0)
         assert members.sum(dim=1).tolist() == filled
-        torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(filled)))
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(filled), dtype=torch.float64))
         seen.add(str(members))
     assert len(seen) == (1 if size == 1 or bucket_size >= size else len(seen))
     assert bucket_size >= size or len(seen) > 10
