@@ -84,7 +84,10 @@ KRUM = ["--model.aggregator=Krum"]
             ["--trainer.callbacks+=ByzantineInjection", "--trainer.callbacks.num_byzantine=0"],
             "there must be one ByzantineInjection, got 2",
         ),
-        (["--byzantine.val_attack=Drop"], "byzantine.val_attack and byzantine.val_num_byzantine must be null in ParameterServer"),
+        (
+            ["--byzantine.val_attack=Drop"],
+            "byzantine.val_attack and byzantine.val_num_byzantine must be null in ParameterServer",
+        ),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path must be last, best or an existing file, got nowhere.ckpt"),
         (["--ckpt_path=best"], "ckpt_path must name a checkpoint: there is no"),
     ],

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 import yaml
-from runs import checkpoint, metrics, run
+from runs import ROOT, checkpoint, metrics, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SHORT = ["--trainer.max_steps=40", "--trainer.val_check_interval=20"]
@@ -36,6 +36,16 @@ def test_the_quickstart_learns_under_attack(tmp_path, capsys):
 def test_the_average_does_not(tmp_path):
     cli = run("fit", tmp_path, "--model.aggregator=Mean", "--trainer.max_steps=100")
     assert not float(cli.trainer.callback_metrics["val/accuracy"]) > 0.5
+
+
+@pytest.mark.parametrize(("rule", "low", "high"), [("krum", 0.0, 0.2), ("arnn", 0.9, 1.0)])
+@pytest.mark.parametrize("attack", ["Reverse", "SignFlip", "LabelFlip"])
+def test_seven_liars_of_ten(rule, low, high, attack, tmp_path):
+    """What ``make quickstart`` shows: a model and data that the learned aggregator was not trained on."""
+    options = ["-c", str(ROOT / "configs" / "aggregator" / f"{rule}.yaml"), "--byzantine.num_byzantine=7"]
+    length = ["--trainer.max_steps=200", "--trainer.val_check_interval=200", "--model.gradient_samples=0"]
+    cli = run("fit", tmp_path, *options, *length, f"--byzantine.attack={attack}")
+    assert low <= float(cli.trainer.callback_metrics["val/accuracy"]) <= high
 
 
 def test_every_log_name_is_recorded(folder):
