@@ -305,7 +305,7 @@ def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
             cells = []
             for size in pools:
                 number = 0 if attack == NO_ATTACK else size * 3 // 5
-                runs = [Run(rule, "SGD", 1.0, attack, number, size, seed=s) for s in range(seeds)]
+                runs = [Run(rule, "SGD", 1.0, attack, number, pool_size=size, seed=s) for s in range(seeds)]
                 found = measure(runs)
                 cells.append(spread([found[run]["accuracy"] for run in runs], 1, 100))
             yield row(attack, *cells)

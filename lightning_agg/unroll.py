@@ -93,6 +93,8 @@ def round_features(
     parts = []
     for task, (item, step) in enumerate(zip(received, steps, strict=True)):
         rows, context = aggregator.finite(item.gradients, item.context)
+        if len(rows) == 0:  # a diverged task stays where it is until its episode ends
+            rows, context = torch.zeros_like(item.gradients), item.context
         parts.append(aggregator.features(rows, context, seen[task], step))
     return (
         torch.cat([part.inputs for part in parts], dim=1),

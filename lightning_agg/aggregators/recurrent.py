@@ -51,7 +51,8 @@ class Recurrent(Aggregator):
     public data; its output :math:`o_i` makes the update :math:`\theta_i \leftarrow \theta_i + s A_i o_i`. The aggregate is
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
-    Each setting that is null is that of the weights, or without weights the value in brackets.
+    Each setting that is null is that of the weights, or without weights the value in brackets. Only ``output_scale`` may
+    differ from that of the weights: it is a step size.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -122,7 +123,7 @@ class Recurrent(Aggregator):
         stored, tensors = ({}, {}) if weights is None else read_weights(pretrained.locate(weights))
         for name, value in given.items():
             require(
-                name not in stored or stored[name] == value,
+                name == "output_scale" or name not in stored or stored[name] == value,
                 f"Recurrent.{name} must be that of the weights, or null ({weights}: {stored.get(name)!r}, {name} ="
                 f" {value!r}).",
             )

@@ -93,9 +93,7 @@ def test_the_gate_silences_who_is_not_trusted():
 
 def test_peers_trust_who_agrees_with_most():
     settings = {"scale": "trusted", "gate": True, "trust": "peers", "trust_decay": 1.0}
-    found = features(
-        [[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [1.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]], **settings
-    )
+    found = features([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [1.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]], **settings)
     near, far = 1.04**-0.5, 0.96 / 1.04
     expected = torch.tensor([near, far, far, near, -near, -near]) - near / 4
     assert torch.allclose(found.seen.trust, expected, atol=1e-6)
@@ -267,6 +265,13 @@ def test_weights_travel_with_their_settings(tmp_path):
     Recurrent(weights=str(tmp_path / "w.safetensors"), cell="gru")
     with pytest.raises(SettingError, match=re.escape("Recurrent.cell must be that of the weights")):
         Recurrent(weights=str(tmp_path / "w.safetensors"), cell="lstm")
+
+
+def test_the_step_size_of_weights_may_be_changed(tmp_path):
+    rule, gradients = Recurrent(slots=4), torch.randn(4, 7)
+    rule.save(tmp_path / "w.safetensors")
+    slower = Recurrent(weights=str(tmp_path / "w.safetensors"), output_scale=0.05)
+    assert torch.allclose(2 * slower(gradients), rule(gradients))
 
 
 def test_bad_weights_are_told(tmp_path):
