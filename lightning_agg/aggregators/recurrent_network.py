@@ -6,10 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_agg.aggregators.recurrent_window import Window
+
 Cell = Literal["lstm", "gru"]
 
-CACHED = 2048
-"""Coordinates whose gates stay in a CPU's cache; more at once take twice the time."""
+CACHED = 1000
+"""Coordinates at once: few enough for their gates to stay in a CPU's cache, and no power of two, so that the rows do too."""
 
 
 class RecurrentNetwork(nn.Module):
@@ -61,10 +63,13 @@ class RecurrentNetwork(nn.Module):
         """One step: ``(n, c)`` and ``(state_size, c)`` -> ``(c,)`` and ``(state_size, c)``."""
         if torch.is_grad_enabled() or inputs.device.type != "cpu":
             return self._step(inputs, state)
-        output, after = inputs.new_empty(inputs.shape[1]), torch.empty_like(state)
-        for start in range(0, inputs.shape[1], CACHED):
+        count = inputs.shape[1]
+        output, after = inputs.new_empty(count), torch.empty_like(state)
+        window = Window(self, rounds=1, width=min(CACHED, count))
+        for start in range(0, count, CACHED):
             columns = slice(start, start + CACHED)
-            output[columns], after[:, columns] = self._step(inputs[:, columns], state[:, columns])
+            window.forward([inputs[:, columns]], state[:, columns])
+            window.last(output[columns], after[:, columns])
         return output, after
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_agg import seeding
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.recurrent_window import Window
 from lightning_agg.errors import require
 from lightning_agg.estimators.base import Estimator
 from lightning_agg.unroll import InnerProblem, InnerState, rollout
@@ -24,7 +25,7 @@ class Replay(Estimator):
         chunk_size: Coordinates replayed at once.
     """
 
-    def __init__(self, num_coordinates: int | None = None, chunk_size: int = 2048) -> None:
+    def __init__(self, num_coordinates: int | None = None, chunk_size: int = 1000) -> None:
         require(
             num_coordinates is None or num_coordinates >= 1,
             f"estimator.num_coordinates must be at least 1, got {num_coordinates}.",
@@ -51,13 +52,11 @@ class Replay(Estimator):
             chosen = torch.from_numpy(np.sort(rng.choice(size, count, replace=False))).to(chosen.device)
         trajectory = rollout(problem, aggregator, state, len(weights), weights, loss_cap, chosen)
         pull = trajectory.factors * trajectory.cotangents * (size / count / len(state.episodes))
-        with torch.enable_grad():
-            for start in range(0, count, self.chunk_size):
-                columns = slice(start, start + self.chunk_size)
-                memory = trajectory.memory[:, columns]
-                total = pull.new_zeros(())
-                for x, weight in zip(trajectory.inputs, pull, strict=True):
-                    output, memory = aggregator.network(x[:, columns], memory)
-                    total = total + output @ weight[columns]
-                torch.autograd.backward(total)
+        window = Window(aggregator.network, len(weights), min(self.chunk_size, count))
+        for start in range(0, count, self.chunk_size):
+            columns = slice(start, start + self.chunk_size)
+            window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
+            window.backward(pull[:, columns])
+        for p, gradient in zip(aggregator.network.parameters(), window.gradients(), strict=True):
+            p.grad = gradient if p.grad is None else p.grad + gradient
         return trajectory.after, trajectory.losses

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.recurrent_network import RecurrentNetwork
+from lightning_agg.aggregators.recurrent_window import Window
 from lightning_agg.attacks import SignFlip
 from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import DigitsPool
@@ -87,6 +89,34 @@ def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size)
     assert torch.allclose(losses, same_losses, rtol=1e-12)
     assert torch.allclose(state.parameters, same_state.parameters, rtol=1e-10)
     assert state.steps == same_state.steps == (2 * K, 2 * K)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("width", [11, 4])
+def test_backpropagation_by_hand_is_that_of_autograd(cell, num_layers, width):
+    torch.manual_seed(0)
+    network = RecurrentNetwork(3, cell, hidden_size=5, num_layers=num_layers).double()
+    for p in network.parameters():
+        nn.init.normal_(p)
+    inputs, cotangents = torch.randn(K, 3, 11).double(), torch.randn(K, 11).double()
+    start = torch.randn(network.state_size, 11).double()
+    state, total = start, 0.0
+    for x, cotangent in zip(inputs, cotangents, strict=True):
+        output, state = network(x, state)
+        total = total + output @ cotangent
+    total.backward()
+    window = Window(network, K, width)
+    last_output, last_state = torch.empty_like(output), torch.empty_like(state)
+    for begin in range(0, 11, width):
+        columns = slice(begin, begin + width)
+        window.forward(list(inputs[:, :, columns]), start[:, columns])
+        window.last(last_output[columns], last_state[:, columns])
+        window.backward(cotangents[:, columns])
+    assert relative(last_output, output) < 1e-12
+    assert relative(last_state, state) < 1e-12
+    for p, gradient in zip(network.parameters(), window.gradients(), strict=True):
+        assert relative(gradient, p.grad) < 1e-12
 
 
 def test_second_order_gradient_is_the_slope_of_the_meta_loss():
@@ -186,3 +216,16 @@ def test_padding_counts_for_nothing():
     assert len({len(shard) for shard in module.data.pool.shards}) > 1
     assert torch.allclose(found.gradients, torch.stack(rows), rtol=1e-9)
     assert torch.allclose(graph.gradients, torch.stack(rows), rtol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [RNN, ARNN])
+def test_a_diverged_task_stays_where_it_is(settings):
+    module = learner({**settings, "slots": 4}, num_tasks=1)
+    module.inner_parameters.fill_(torch.nan)
+    weights = torch.ones(K, dtype=torch.float64)
+    state, losses = Replay().window(
+        module.problem, module.aggregator, module._state(), weights, LOSS_CAP, (0, 0)
+    )
+    assert state.parameters.isnan().all()
+    assert losses.isnan().all()
+    assert all(not p.grad.any() for p in module.aggregator.network.parameters() if p.grad is not None)
