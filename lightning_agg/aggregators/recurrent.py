@@ -39,6 +39,7 @@ ARCHITECTURE: dict[str, Any] = {
     "gate": False,
     "trust": "losses",
     "trust_decay": 0.0,
+    "momenta": [],
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
@@ -94,6 +95,10 @@ class Recurrent(Aggregator):
             which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
             of the largest [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
+        momenta: Decays in [0, 1) of running means of the rows' center (their weighted mean with ``gate``, their median in
+            ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies an
+            output more; the update is the sum of all. Before training it is SGD, with their mean as the gradient and
+            ``output_scale`` as the step size [none].
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class Recurrent(Aggregator):
         gate: bool | None = None,
         trust: Trust | None = None,
         trust_decay: float | None = None,
+        momenta: list[float] | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -134,7 +140,8 @@ class Recurrent(Aggregator):
         self.features = WorkerFeatures(**features)
         self.public_samples = self.features.public_samples
         self.output_scale: float = self.architecture["output_scale"]
-        self.network = RecurrentNetwork(self.features.input_size, **network)
+        direct = len(self.features.momenta)
+        self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
         if weights is not None:
             try:
                 self.network.load_state_dict(tensors)
@@ -145,16 +152,18 @@ class Recurrent(Aggregator):
         self.register_buffer("state", torch.zeros(0))
         self.register_buffer("running", torch.zeros(0))
         self.register_buffer("trust", torch.zeros(0))
+        self.register_buffer("momenta", torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     state: Tensor
     running: Tensor
     trust: Tensor
+    momenta: Tensor
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
-        """Network states ``(state_size, d)``, the running scale ``(d,)`` and the trust in each worker ``(M,)``."""
-        return {"state": self.state, "running": self.running, "trust": self.trust}
+        """Network states ``(state_size, d)``, running scale ``(d,)``, trust in each worker ``(M,)``, momenta ``(K, d)``."""
+        return {"state": self.state, "running": self.running, "trust": self.trust, "momenta": self.momenta}
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -181,15 +190,16 @@ class Recurrent(Aggregator):
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
             pool_size = len(gradients) if context.finite is None else len(context.finite)
-            self.running, self.trust = self.features.unseen(pool_size, gradients)
+            self.running, self.trust, self.momenta = self.features.unseen(pool_size, gradients)
         require(
             self.state.shape[1] == width,
             f"Recurrent remembers d = {self.state.shape[1]} coordinates, got d = {width}: call reset() first.",
         )
-        features = self.features(gradients, context, Seen(self.running, self.trust), step)
+        seen = Seen(self.running, self.trust, self.momenta)
+        features = self.features(gradients, context, seen, step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
-        self.running, self.trust = features.seen
+        self.running, self.trust, self.momenta = features.seen
         self.step = self.step + 1
         return (-self.output_scale * features.scale * output).to(dtype)
 
@@ -248,6 +258,8 @@ def _check(settings: dict[str, Any]) -> None:
         "trust peers needs loss_information false: it asks for no losses, got true.",
     )
     require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
+    for momentum in settings["momenta"]:
+        require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     running = settings["running_scale"]
     require(0 <= running < 1, f"running_scale must be in [0, 1), got {running}.")
     require(

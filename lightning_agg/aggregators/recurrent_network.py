@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_agg.aggregators.recurrent_window import Window
+from lightning_agg.aggregators.recurrent_window import Window, direct_inputs
 
 Cell = Literal["lstm", "gru"]
 
@@ -15,7 +15,10 @@ CACHED = 1000
 
 
 class RecurrentNetwork(nn.Module):
-    """Stacked LSTM or GRU cells and a linear output, shared by all coordinates.
+    r"""Stacked LSTM or GRU cells and linear outputs, shared by all coordinates.
+
+    The output is :math:`o_0 + \sum_k o_k x_k`, where the :math:`o` are linear in the last layer's hidden units and the
+    :math:`x_k` are the last ``direct`` inputs: those pass by the cells, which set their factors.
 
     Features come first and coordinates last, ``(features, d)``: every gate is then one matrix product over all
     coordinates, and any subset of the columns can be computed alone.
@@ -23,17 +26,24 @@ class RecurrentNetwork(nn.Module):
     Reference:
         Hochreiter and Schmidhuber, *Long short-term memory*, Neural Computation 1997; Cho et al., *Learning phrase
         representations using RNN encoder-decoder*, EMNLP 2014. The forget gate's bias starts at 1, and the output layer
-        at a tenth of the usual size, so that an untrained network hardly moves.
+        at a tenth of the usual size, so that the output of an untrained network is near minus the mean of the direct
+        inputs, or near 0 without.
 
     Args:
         input_size: Features n of a coordinate.
         cell: ``lstm`` or ``gru``.
         hidden_size: Hidden units H of a layer.
         num_layers: Layers.
+        direct: How many inputs, the last ones, the output multiplies directly.
     """
 
     def __init__(
-        self, input_size: int, cell: Cell = "lstm", hidden_size: int = 20, num_layers: int = 2
+        self,
+        input_size: int,
+        cell: Cell = "lstm",
+        hidden_size: int = 20,
+        num_layers: int = 2,
+        direct: int = 0,
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -48,8 +58,10 @@ class RecurrentNetwork(nn.Module):
         self.from_input = nn.ParameterList([uniform(gates * hidden_size, size) for size in sizes])
         self.from_hidden = nn.ParameterList([uniform(gates * hidden_size, hidden_size) for _ in sizes])
         self.bias = nn.ParameterList([nn.Parameter(torch.zeros(gates * hidden_size, 1)) for _ in sizes])
-        self.output = nn.Parameter(0.1 * uniform(1, hidden_size).detach())
-        self.output_bias = nn.Parameter(torch.zeros(1, 1))
+        self.output = nn.Parameter(0.1 * uniform(1 + direct, hidden_size).detach())
+        self.output_bias = nn.Parameter(torch.zeros(1 + direct, 1))
+        if direct > 0:
+            self.output_bias.data[1:] = -1 / direct
         if cell == "lstm":
             for bias in self.bias:
                 bias.data[hidden_size : 2 * hidden_size] = 1
@@ -79,7 +91,8 @@ class RecurrentNetwork(nn.Module):
         for layer, part in enumerate(parts):
             x, remembered = step(layer, x, part)
             after.append(remembered)
-        return torch.addmm(self.output_bias, self.output, x)[0], torch.cat(after)
+        outputs = torch.addmm(self.output_bias, self.output, x)
+        return outputs[0] + (outputs[1:] * direct_inputs(inputs, self.output)).sum(dim=0), torch.cat(after)
 
     def _lstm(self, layer: int, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = state.chunk(2)

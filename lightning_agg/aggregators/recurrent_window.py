@@ -70,7 +70,7 @@ class Window:
         self.of_hidden = blocks if self.lstm else torch.cat([blocks[: 2 * size], blocks[3 * size :]])
         self.output = network.output.detach()
         self.output_bias = network.output_bias.detach()
-        self.output_sum = torch.zeros_like(self.output[0])
+        self.output_sum = torch.zeros_like(self.output)
         self.output_bias_sum = torch.zeros_like(self.output_bias)
         self.weights, self.to_input, self.to_hidden, self.sums = [], [], [], []
         shapes: list[tuple[int, int]] = []
@@ -120,7 +120,10 @@ class Window:
     def last(self, output: Tensor, memory: Tensor) -> None:
         """Write the output ``(c,)`` and the memory ``(state_size, c)`` of the last round."""
         after = [part for step in self.steps[-1] for part in step.after]
-        output.copy_(torch.addmm(self.output_bias, self.output, self.steps[-1][-1].after[0])[0])
+        step = self.steps[-1]
+        outputs = torch.addmm(self.output_bias, self.output, step[-1].after[0])
+        outputs[1:].mul_(direct_inputs(step[0].input, self.output))
+        torch.sum(outputs, dim=0, out=output)
         for part, value in zip(memory.chunk(len(after)), after, strict=True):
             part.copy_(value)
 
@@ -130,10 +133,14 @@ class Window:
         apply = _lstm_backward if self.lstm else _gru_backward
         by_state = [tuple(torch.zeros_like(part) for part in step.before) for step in self.steps[0]]
         by_gates = self._gates(torch.empty_like(self.steps[0][0].gates.all))
+        by_outputs = cotangents.new_empty(len(self.output), cotangents.shape[1])
         scratch = torch.empty_like(by_state[0][0])
         for cotangent, steps in zip(cotangents.flip(0), reversed(self.steps), strict=True):
-            by_state[-1][0].addcmul_(self.output.T, cotangent)
-            self.output_sum.addmv_(steps[-1].after[0], cotangent)
+            by_outputs[0] = cotangent
+            torch.mul(direct_inputs(steps[0].input, self.output), cotangent, out=by_outputs[1:])
+            by_state[-1][0].addmm_(self.output.T, by_outputs)
+            self.output_sum.addmm_(by_outputs, steps[-1].after[0].T)
+            self.output_bias_sum.add_(by_outputs.sum(dim=1, keepdim=True))
             for layer in range(len(steps) - 1, -1, -1):
                 apply(steps[layer], by_state[layer], by_gates, scratch)
                 by_state[layer][0].addmm_(self.to_hidden[layer], by_gates.all)
@@ -141,13 +148,12 @@ class Window:
                     by_state[layer - 1][0].addmm_(self.to_input[layer], by_gates.all)
                 # Transposed, it takes a quarter less time.
                 self.sums[layer].addmm_(steps[layer].rows, by_gates.all.T)
-        self.output_bias_sum.add_(cotangents.sum())
 
     def gradients(self) -> list[Tensor]:
         """What :meth:`backward` has added up, for each of the network's ``parameters()``."""
         sums = [total.T for total in self.sums]
         return [
-            self.output_sum[None],
+            self.output_sum,
             self.output_bias_sum,
             *[total[self.of_input, : -self.size - 1] for total in sums],
             *[total[self.of_hidden, -self.size - 1 : -1] for total in sums],
@@ -175,6 +181,11 @@ class Window:
                 ]
             )
         return [list(steps) for steps in zip(*layers, strict=True)]
+
+
+def direct_inputs(inputs: Tensor, output: Tensor) -> Tensor:
+    """Those of the inputs ``(n, c)`` that the network's output multiplies directly: as many as its rows after the first."""
+    return inputs[len(inputs) - len(output) + 1 :]
 
 
 def _lstm(step: _Step) -> None:

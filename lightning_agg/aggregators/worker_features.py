@@ -27,10 +27,12 @@ class Seen(NamedTuple):
     Args:
         scale: ``(d,)`` running mean of the squared scale.
         trust: ``(M,)`` running sum of each worker's descents.
+        momenta: ``(K, d)`` running means of the rows' centre.
     """
 
     scale: Tensor
     trust: Tensor
+    momenta: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class WorkerFeatures:
     gate: bool
     trust: Trust
     trust_decay: float
+    momenta: list[float]
 
     @property
     def input_size(self) -> int:
-        """Inputs n of a coordinate."""
-        return self.slots * (2 if self.loss_information else 1) + self.gate + bool(self.running_scale)
+        """Inputs n of a coordinate; the momenta are the last of them."""
+        slots = self.slots * (2 if self.loss_information else 1)
+        return slots + self.gate + bool(self.running_scale) + len(self.momenta)
 
     @property
     def public_samples(self) -> int:
@@ -84,6 +88,7 @@ class WorkerFeatures:
         return Seen(
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
+            like.new_zeros(len(self.momenta), like.shape[-1]),
         )
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
@@ -101,7 +106,7 @@ class WorkerFeatures:
         weights = (2 * trust).clamp(0, 1)
         slots = self._resampled(weights[:, None] * rows if self.gate else rows)
         scale = self._scale(rows, slots, weights)
-        parts = [slots, weights[None] @ rows / _positive(weights.sum())] if self.gate else [slots]
+        parts = [slots, self._center(rows, weights)[None]] if self.gate else [slots]
         parts = [self._clamped(torch.where(scale > 0, part / _positive(scale), 0.0)) for part in parts]
         if self.loss_information:
             parts.append(self._resampled(trust)[:, None].expand(-1, rows.shape[1]))
@@ -112,7 +117,13 @@ class WorkerFeatures:
             ratio = (scale / _positive(usual)).clamp_min(math.exp(-LIMIT)).log().clamp_max(LIMIT)
             parts.append(torch.where(usual > 0, ratio, 0.0)[None])
             scale = usual
-        return Features(torch.cat(parts), scale, Seen(running, total))
+        momenta = seen.momenta
+        if self.momenta:
+            decays = rows.new_tensor(self.momenta)[:, None]
+            momenta = decays * momenta + (1 - decays) * self._center(rows, weights)
+            unbiased = momenta / (1 - decays ** (step + 1))
+            parts.append(torch.where(scale > 0, unbiased / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
+        return Features(torch.cat(parts), scale, Seen(running, total, momenta))
 
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
@@ -138,6 +149,13 @@ class WorkerFeatures:
         weights = overlap(len(rows), self.slots).to(rows)
         slots: Tensor = torch.tensordot(weights, rows, dims=1)
         return slots
+
+    def _center(self, rows: Tensor, weights: Tensor) -> Tensor:
+        if self.gate:
+            return weights @ rows / _positive(weights.sum())
+        if self.worker_order == "sorted":
+            rows = rows[(len(rows) - 1) // 2 : len(rows) // 2 + 1]
+        return rows.mean(dim=0)
 
     def _scale(self, rows: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
         if self.scale == "l2":

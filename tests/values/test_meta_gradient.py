@@ -22,7 +22,7 @@ from lightning_agg.partitioners import QuantitySkew
 RNN = {"slots": 4}
 ARNN = {
     "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
-    "gate": True, "trust_decay": 0.9,
+    "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9],
 }  # fmt: skip
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5
@@ -94,9 +94,10 @@ def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("width", [11, 4])
-def test_backpropagation_by_hand_is_that_of_autograd(cell, num_layers, width):
+@pytest.mark.parametrize("direct", [0, 2])
+def test_backpropagation_by_hand_is_that_of_autograd(cell, num_layers, width, direct):
     torch.manual_seed(0)
-    network = RecurrentNetwork(3, cell, hidden_size=5, num_layers=num_layers).double()
+    network = RecurrentNetwork(3, cell, hidden_size=5, num_layers=num_layers, direct=direct).double()
     for p in network.parameters():
         nn.init.normal_(p)
     inputs, cotangents = torch.randn(K, 3, 11).double(), torch.randn(K, 11).double()

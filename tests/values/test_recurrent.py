@@ -17,7 +17,7 @@ from lightning_agg.errors import SettingError
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust": "losses", "trust_decay": 0.0,
+    "gate": False, "trust": "losses", "trust_decay": 0.0, "momenta": [],
 }  # fmt: skip
 
 
@@ -131,6 +131,29 @@ def test_the_running_scale():
     assert second.inputs[-1].item() == pytest.approx(torch.tensor(50 / usual).log().item(), abs=1e-5)
 
 
+def test_momenta_are_running_means_of_the_center():
+    settings = {"momenta": [0.0, 0.5], "scale": "median", "slots": 3}
+    first = features([[3.0], [4.0], [8.0]], **settings)
+    assert first.inputs[-2:, 0].tolist() == pytest.approx([5 / 4, 5 / 4])
+    second = features([[-1.0], [1.0], [3.0]], seen=first.seen, step=1, **settings)
+    assert second.inputs[-2:, 0].tolist() == pytest.approx([1.0, (0.25 * 5 + 0.5 * 1) / 0.75])
+    ordered = features([[3.0], [4.0], [8.0]], worker_order="sorted", **settings)
+    assert ordered.inputs[-1].item() == pytest.approx(1.0)
+    trusted = {"worker_order": "trust", "scale": "trusted", "gate": True, "momenta": [0.9]}
+    gated = features([[1.0], [2.0], [3.0]], descending([1.0, -1.0, 0.5]), **trusted)
+    assert gated.inputs[-1].item() * gated.scale.item() == pytest.approx(2.0)
+
+
+def test_untrained_momenta_are_sgd_with_momentum():
+    rule = Recurrent(worker_order="sorted", scale="median", running_scale=0.9, momenta=[0.5], output_scale=2.0)
+    nn.init.zeros_(rule.network.output)
+    total = torch.zeros(6)
+    for step in range(1, 30):
+        gradients = torch.randn(1, 6).expand(10, 6)
+        total = 0.5 * total + 0.5 * gradients[0]
+        assert torch.allclose(rule(gradients), 2.0 * total / (1 - 0.5**step), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rows", "slots"), [(10, 10), (20, 10), (5, 10), (7, 3), (3, 7), (1, 4)])
 def test_slots_share_the_rows_evenly(rows, slots):
     weights = overlap(rows, slots)
@@ -139,8 +162,9 @@ def test_slots_share_the_rows_evenly(rows, slots):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_the_network_is_the_same_without_a_graph(cell):
-    network = RecurrentNetwork(5, cell).double()
+@pytest.mark.parametrize("direct", [0, 3])
+def test_the_network_is_the_same_without_a_graph(cell, direct):
+    network = RecurrentNetwork(5, cell, direct=direct).double()
     inputs, state = torch.randn(5, 2345).double(), torch.randn(network.state_size, 2345).double()
     expected = network(inputs, state)
     with torch.no_grad():
@@ -201,12 +225,13 @@ def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
 
 
 def test_it_remembers_forgets_and_is_restored():
-    rule, rounds = Recurrent(slots=4, running_scale=0.9), torch.randn(4, 4, 7)
+    settings = {"slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9]}
+    rule, rounds = Recurrent(**settings), torch.randn(4, 4, 7)
     first = [rule(g) for g in rounds]
     rule.reset()
     assert torch.equal(rule(rounds[0]), first[0])
     rule(rounds[1])
-    copy = Recurrent(slots=4, running_scale=0.9)
+    copy = Recurrent(**settings)
     copy.load_state_dict(rule.state_dict())
     assert torch.equal(copy(rounds[2]), first[2])
     assert not torch.equal(rule(rounds[3]), first[3])
@@ -299,6 +324,7 @@ def test_bad_weights_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"momenta": [0.9, 1.0]}, "momenta must be in [0, 1), got 1.0"),
         ({"running_scale": 1.0}, "running_scale must be in [0, 1), got 1.0"),
         ({"hidden_size": 0}, "hidden_size must be an integer of at least 1, got 0"),
         ({"scale": "lead", "slots": 1}, "scale lead needs at least 2 slots, got 1"),
