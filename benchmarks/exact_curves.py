@@ -2,7 +2,8 @@
 
 For f_i(x) = (x - a_i)^2 / 2 and an odd number of workers. Noisy medianSGD is a first-order autoregression whose
 innovations are medians of independent variables a_i + b xi_i; noisy signSGD is a birth-death chain on a lattice of
-the learning rate. Nothing here uses the package: tests and benchmarks compare the package with it.
+the learning rate. Attackers, on top of the workers with the centers a_i, send +infinity in every round: they push x
+down. Nothing here uses the package: tests and benchmarks compare the package with it.
 """
 
 import math
@@ -30,17 +31,21 @@ def majority(probabilities: np.ndarray) -> np.ndarray:
     return sum(counts[len(probabilities) // 2 + 1 :], np.zeros(probabilities.shape[1:]))
 
 
-def below(z: np.ndarray, centers: Sequence[float], b: float, law: str) -> np.ndarray:
-    """``(M, ...)`` probabilities that a_i + b xi_i <= z."""
-    return np.stack([LAWS[law].cdf((z - a) / b) for a in centers])
+def below(
+    z: np.ndarray, centers: Sequence[float], b: float, law: str = "gaussian", attackers: int = 0
+) -> np.ndarray:
+    """``(M, ...)`` probabilities that a_i + b xi_i <= z, and 1 for each attacker."""
+    return np.stack([LAWS[law].cdf((z - a) / b) for a in centers] + [np.ones_like(z)] * attackers)
 
 
-def median_moments(centers: Sequence[float], b: float, law: str = "gaussian") -> tuple[float, float]:
+def median_moments(
+    centers: Sequence[float], b: float, law: str = "gaussian", attackers: int = 0
+) -> tuple[float, float]:
     """Mean and variance of the median of the a_i + b xi_i."""
     if b == 0:
-        return float(np.median(centers)), 0.0
+        return float(np.median([-math.inf] * attackers + list(centers))), 0.0
     z = np.linspace(min(centers) - 14 * b, max(centers) + 14 * b, 20_001)
-    cdf, middle = majority(below(z, centers, b, law)), float(np.mean(centers))
+    cdf, middle = majority(below(z, centers, b, law, attackers)), float(np.mean(centers))
     first = z[-1] - middle - integrate.trapezoid(cdf, z)
     second = (z[-1] - middle) ** 2 - integrate.trapezoid(2 * (z - middle) * cdf, z)
     return middle + first, second - first**2
@@ -61,25 +66,33 @@ class Moments:
 
 
 def median_sgd(
-    centers: Sequence[float], b: float, lr: float, start: float, rounds: float, law: str = "gaussian"
+    centers: Sequence[float],
+    b: float,
+    lr: float,
+    start: float,
+    rounds: float,
+    law: str = "gaussian",
+    attackers: int = 0,
 ) -> Moments:
     """x_t of noisy medianSGD; ``rounds`` may be infinite."""
-    m, v = median_moments(centers, b, law)
+    m, v = median_moments(centers, b, law, attackers)
     left = (1 - lr) ** rounds
     return Moments(m + left * (start - m), lr / (2 - lr) * v * (1 - left**2), centers)
 
 
-def down(x: np.ndarray, centers: Sequence[float], b: float, law: str = "gaussian") -> np.ndarray:
+def down(
+    x: np.ndarray, centers: Sequence[float], b: float, law: str = "gaussian", attackers: int = 0
+) -> np.ndarray:
     """Probability that the majority of the signs of x - a_i + b xi_i is positive, so that x goes down."""
-    return majority(below(np.asarray(x, dtype=float), centers, b, law))
+    return majority(below(np.asarray(x, dtype=float), centers, b, law, attackers))
 
 
-def vote_fixed_point(centers: Sequence[float], b: float, law: str = "gaussian") -> float:
+def vote_fixed_point(centers: Sequence[float], b: float, law: str = "gaussian", attackers: int = 0) -> float:
     """Where the vote goes up as often as down."""
-    low, high = min(centers), max(centers)
+    low, high = min(centers) - 4 * b * bool(attackers), max(centers)
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if down(middle, centers, b, law) < 0.5 else (low, middle)
+        low, high = (middle, high) if down(middle, centers, b, law, attackers) < 0.5 else (low, middle)
     return low
 
 
@@ -91,11 +104,16 @@ def lattice(centers: Sequence[float], lr: float, start: float, reach: float) -> 
 
 
 def stationary_vote(
-    centers: Sequence[float], b: float, lr: float, start: float, law: str = "gaussian"
+    centers: Sequence[float],
+    b: float,
+    lr: float,
+    start: float,
+    law: str = "gaussian",
+    attackers: int = 0,
 ) -> Moments:
     """The long run of noisy signSGD, by detailed balance."""
     x = lattice(centers, lr, start, reach=4 * b)
-    p = down(x, centers, b, law).clip(1e-300, 1 - 1e-16)
+    p = down(x, centers, b, law, attackers).clip(1e-300, 1 - 1e-16)
     log = np.concatenate([[0.0], np.cumsum(np.log1p(-p[:-1]) - np.log(p[1:]))])
     weight = np.exp(log - log.max())
     return _moments(x, weight / weight.sum(), centers)
@@ -143,6 +161,15 @@ def best_vote_noise(centers: Sequence[float], lr: float) -> float:
 def vote_slope() -> float:
     """2 f_3(0) = 1.19683: how fast the expected vote of 3 workers grows with gradient / b."""
     return 3 / math.sqrt(2 * math.pi)
+
+
+def pushed(honest: int, attackers: int) -> float:
+    """How far the attackers move the fixed point of both rules when b grows, over b: about -f sqrt(pi / 2) / H for f << H.
+
+    As many honest votes must go up as hold the balance: a_i differ by little compared with b, so each does with the
+    same probability, which depends on the numbers of workers alone.
+    """
+    return vote_fixed_point([0.0] * honest, 1.0, attackers=attackers)
 
 
 def cubes(centers: Sequence[float]) -> float:
