@@ -8,8 +8,8 @@ that would leave.
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.linalg import column_blocks
-from lightning_agg.aggregators.ranks import kept_with_ties, values_at_ranks
+from lightning_agg.aggregators.linalg import narrow_blocks
+from lightning_agg.aggregators.ranks import kept_with_ties, values_of_ranks
 
 
 def mean_of_nearest(gradients: Tensor, count: int, lower: bool = False) -> Tensor:
@@ -18,33 +18,33 @@ def mean_of_nearest(gradients: Tensor, count: int, lower: bool = False) -> Tenso
     Of two values equally far away the smaller is nearer. For an even M the median is the middle of the two
     central values, or, with ``lower``, the lower one.
     """
-    blocks = (_window(block, count, lower)[0] for block in column_blocks(gradients))
-    means = [torch.stack(window).mean(dim=0) for window in blocks]
-    return torch.cat(means).to(gradients.dtype)
+    blocks = (_window(block, count, lower)[0] for (block,) in narrow_blocks(gradients))
+    return torch.cat([window.mean(dim=0) for window in blocks]).to(gradients.dtype)
 
 
 def shares_of_nearest(gradients: Tensor, count: int, lower: bool = False) -> Tensor:
     """``(M, d)`` -> ``(M,)``: the share of each row in :func:`mean_of_nearest`, averaged over the coordinates."""
     shares = torch.zeros(len(gradients), device=gradients.device)
-    for block in column_blocks(gradients):
+    for (block,) in narrow_blocks(gradients):
         window, first = _window(block, count, lower)
-        low, high = torch.stack(window).aminmax(dim=0)
+        low, high = window.aminmax(dim=0)
         kept = kept_with_ties(block, low.to(block), high.to(block), first, first + count)
         shares += kept.sum(dim=1) / (count * gradients.shape[1])
     return shares
 
 
-def _window(block: Tensor, count: int, lower: bool) -> tuple[list[Tensor], Tensor]:
-    """The ``count`` values, in no order, and the rank ``(d,)`` of the smallest of them."""
+def _window(block: Tensor, count: int, lower: bool) -> tuple[Tensor, Tensor]:
+    """The ``count`` values, ``(count, d)`` in no order, and the rank ``(d,)`` of the smallest of them."""
     size = len(block)
-    wide = block.to(torch.promote_types(block.dtype, torch.float32))
-    values = values_at_ranks(wide, tuple(range(size)))
+    values = values_of_ranks(block, 0, size)
     median = values[(size - 1) // 2]
     if not lower and size % 2 == 0:
         median = torch.lerp(median, values[size // 2], 0.5)
-    window, first = values[:count], torch.zeros(block.shape[1], dtype=torch.int64, device=block.device)
-    for rank in range(size - count):
-        enters = values[rank + count] - median < median - values[rank]
-        window[rank % count] = torch.where(enters, values[rank + count], window[rank % count])
-        first += enters
-    return window, first
+    enters = values[count:] - median < median - values[: size - count]
+    window = values[:count]
+    for entrants, better in zip(
+        *(torch.split(part, count) for part in (values[count:], enters)), strict=True
+    ):
+        leavers = window[: len(better)]
+        leavers.copy_(torch.where(better, entrants, leavers))
+    return window, enters.sum(dim=0)
