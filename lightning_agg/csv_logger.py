@@ -21,6 +21,20 @@ class ResumableCSVLogger(CSVLogger):
     def __init__(self, save_dir: str, resume_step: int | None = None, **kwargs: Any) -> None:
         super().__init__(save_dir, **kwargs)
         self._resume_step = resume_step
+        self._ahead: int | None = None
+
+    def log_ahead(self, metrics: dict[str, Any], step: int) -> None:
+        """Write the row of ``step`` now, and not when it is logged next."""
+        self.log_metrics(metrics, step)
+        self.save()
+        self._ahead = step
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add a row, unless it has been written ahead."""
+        if step is not None and step == self._ahead:
+            self._ahead = None
+        else:
+            super().log_metrics(metrics, step)
 
     @property
     @rank_zero_experiment
@@ -43,12 +57,21 @@ class _Writer(ExperimentWriter):
             # A kill may have cut the last row short.
             rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]
         rows = [row for row in rows if resume_step is None or int(row["step"]) < resume_step]
+        self._replace(rows)
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
         aside = f"{self.metrics_file_path}.writing"
         with open(aside, "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
         os.replace(aside, self.metrics_file_path)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """In Lightning's writer, a kill at this moment loses the file."""
+        with open(self.metrics_file_path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._replace(rows)
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's writer would delete the file here."""

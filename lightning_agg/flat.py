@@ -21,6 +21,12 @@ def flatten_rows(parameters: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([p.flatten(1) for p in parameters.values()], dim=1)
 
 
+def set_gradients(parameters: Mapping[str, Tensor], vector: Tensor) -> None:
+    """``(d,)`` -> ``.grad`` of each parameter, as views."""
+    for p, gradient in zip(parameters.values(), unflatten(vector, parameters).values(), strict=True):
+        p.grad = gradient
+
+
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``(..., d)`` -> views shaped as the tensors of ``like``, leading dimensions kept."""
     sizes = [p.numel() for p in like.values()]

@@ -104,6 +104,11 @@ def round_features(
     )
 
 
+def update(factor: Tensor, output: Tensor) -> Tensor:
+    """What is added to the parameters; nothing where it is not finite."""
+    return torch.nan_to_num(factor * output, 0.0, 0.0, 0.0)
+
+
 @torch.no_grad()
 def rollout(
     problem: InnerProblem,
@@ -143,8 +148,7 @@ def rollout(
         factors.append(factor[columns])
         now = replace(
             now,
-            parameters=now.parameters
-            + torch.nan_to_num(factor * output, 0.0, 0.0, 0.0).view_as(now.parameters),
+            parameters=now.parameters + update(factor, output).view_as(now.parameters),
             memory=memory,
             seen=seen,
             steps=tuple(step + 1 for step in now.steps),

@@ -87,10 +87,11 @@ class ByzantineInjection(PoolCallback):
             f"byzantine.val_attack and byzantine.val_num_byzantine must be null in {type(pl_module).__name__}: its"
             " validation has no attackers.",
         )
-        for count in (*self.counts, *self.val_counts):
+        named = {"num_byzantine": self.counts, "val_num_byzantine": self.val_counts}
+        for name, count in ((name, count) for name, counts in named.items() for count in counts):
             require(
                 count < pool_size,
-                f"byzantine.num_byzantine must be below data.pool_size (num_byzantine = {count}, pool_size = {pool_size}).",
+                f"byzantine.{name} must be below data.pool_size ({name} = {count}, pool_size = {pool_size}).",
             )
             for attack in (*self.attacks, *self.val_attacks) if count else ():
                 require(
@@ -111,9 +112,8 @@ class ByzantineInjection(PoolCallback):
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Draw attackers and attack of an episode: a function of (seed, episode) alone."""
         self.byzantine = self.draw(pl_module.pool_size, episode)
-        turn = episode - VALIDATION_EPISODES
-        if self.val_attacks and turn >= 0:
-            self.attack = self.val_attacks[turn % len(self.val_attacks)]
+        if held_out := _in_turn(self.val_attacks, episode):
+            (self.attack,) = held_out
         elif self.attacks:
             rng = seeding.generator(self.seed, "attack", step=episode)
             self.attack = self.attacks[int(rng.integers(len(self.attacks)))]
@@ -121,10 +121,8 @@ class ByzantineInjection(PoolCallback):
     def draw(self, pool_size: int, episode: int) -> frozenset[int]:
         """The attackers of an episode: a function of (seed, episode) alone."""
         rng = seeding.generator(self.seed, "byzantine", step=episode)
-        count = int(rng.choice(self.counts))
-        turn = episode - VALIDATION_EPISODES
-        if self.val_counts and turn >= 0:
-            count = self.val_counts[turn % len(self.val_counts)]
+        drawn = int(rng.choice(self.counts))
+        (count,) = _in_turn(self.val_counts, episode) or [drawn]
         if self.fixed:
             return frozenset(range(count))
         return frozenset(rng.choice(pool_size, count, replace=False).tolist())
@@ -171,6 +169,12 @@ class ByzantineInjection(PoolCallback):
         """Let the attack go on; one of another class than in the checkpoint begins anew."""
         if self.attack is not None and type(self.attack).__name__ == state_dict["attack"]:
             self.attack.load_state_dict(state_dict["memory"])
+
+
+def _in_turn(values: list[Any], episode: int) -> list[Any]:
+    """The one of the values set aside for validation whose turn it is; none in training, or where none are set aside."""
+    turn = episode - VALIDATION_EPISODES
+    return [values[turn % len(values)]] if values and turn >= 0 else []
 
 
 def _listed(value: Any) -> list[Any]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.callbacks import Checkpoint
 
+from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.errors import require
 
 
@@ -50,6 +52,7 @@ class RunCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         self._due = trainer.global_step % self.every_n_rounds == 0 or trainer.global_step == trainer.max_steps
         if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            _log_round(trainer)
             self._save(trainer, "last")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,3 +103,16 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.barrier("RunCheckpoint")
         if name == "last":
             self._saved_step = trainer.global_step
+
+
+def _log_round(trainer: L.Trainer) -> None:
+    """Write the round's row of ``metrics.csv``: Lightning does so after this hook, and a kill between would lose it."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs:
+        return
+    row = convert_tensors_to_scalars(connector.metrics["log"])
+    for logger in trainer.loggers:
+        if isinstance(logger, ResumableCSVLogger) and row:
+            logger.log_ahead(
+                {**row, "epoch": trainer.current_epoch}, trainer.fit_loop.epoch_loop._batches_that_stepped
+            )

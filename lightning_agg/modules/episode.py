@@ -15,7 +15,7 @@ from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.data.images import LabelledImages
 from lightning_agg.modules.base import OptimizerFactory
 from lightning_agg.modules.inner_problem import PoolProblem, evaluate
-from lightning_agg.unroll import Round, round_features
+from lightning_agg.unroll import Round, round_features, update
 
 POINTS = 20
 """About as many points has a curve."""
@@ -74,11 +74,7 @@ class Baseline:
         optimizer = self.optimizer(tensors.values())
 
         def descend(parameters: Tensor, received: Round, step: int) -> Tensor:
-            aggregate = aggregator(received.gradients, received.context)
-            for p, gradient in zip(
-                tensors.values(), flat.unflatten(aggregate, tensors).values(), strict=True
-            ):
-                p.grad = gradient
+            flat.set_gradients(tensors, aggregator(received.gradients, received.context))
             optimizer.step()
             return flat.flatten(tensors)
 
@@ -103,7 +99,7 @@ class LearnedServer:
         """One round."""
         x, factor, self.seen = round_features(self.aggregator, [received], self.seen, (step,))
         output, self.memory = self.aggregator.network(x, self.memory)
-        return parameters + torch.nan_to_num(factor * output, 0.0, 0.0, 0.0)
+        return parameters + update(factor, output)
 
 
 def play(

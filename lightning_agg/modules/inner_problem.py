@@ -72,7 +72,12 @@ class PoolProblem(InnerProblem):
         return batch
 
     def _sent(
-        self, parameters: Tensor, batch: RoundBatch, gradients: Tensor, losses: Tensor, scaling: Tensor
+        self,
+        parameters: Tensor,
+        batch: RoundBatch,
+        gradients: Tensor,
+        losses: Tensor,
+        scaling: Tensor | float,
     ) -> Round:
         learner = self.learner
         byzantine = learner.byzantine()

@@ -260,10 +260,12 @@ class MetaLearner(PoolModule):
             model(torch.zeros(1, *self.data.sample_shape))  # lazy layers
         return flat.flatten(flat.trainable(model))
 
-    def update_scaling(self, episode: int) -> Tensor:
+    def update_scaling(self, episode: int) -> Tensor | float:
         """``(d,)`` c², by which an update counts: a function of (seed, episode); 1 in validation and test."""
+        width = self.parameter_scaling
+        if width == 0 or episode >= VALIDATION_EPISODES:
+            return 1.0
         sizes = torch.tensor([p.numel() for p in flat.trainable(self.model).values()])
-        width = 0.0 if episode >= VALIDATION_EPISODES else self.parameter_scaling
         rng = seeding.generator(self.seed, "parameter scaling", step=episode)
         exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
         return (2 * exponents).exp().repeat_interleave(sizes).to(self.inner_parameters)

@@ -233,10 +233,7 @@ class ParameterServer(PoolModule):
         )
 
     def _descend(self, aggregate: Tensor) -> None:
-        for p, gradient in zip(
-            self.trainable.values(), flat.unflatten(aggregate, self.trainable).values(), strict=True
-        ):
-            p.grad = gradient
+        flat.set_gradients(self.trainable, aggregate)
         optimizer: Any = self.optimizers()
         optimizer.step()
         self.advance_schedule()

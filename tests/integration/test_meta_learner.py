@@ -289,7 +289,7 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
         (["--byzantine.val_num_byzantine=[1]"], "byzantine.val_attack must be set"),
         (
             ["--byzantine.val_attack=Drop", "--byzantine.val_num_byzantine=4"],
-            "must be below data.pool_size (num_byzantine = 4, pool_size = 4)",
+            "byzantine.val_num_byzantine must be below data.pool_size (val_num_byzantine = 4, pool_size = 4)",
         ),
         (["--model.curriculum=0"], "model.curriculum must be an integer of at least 1, got 0"),
         (

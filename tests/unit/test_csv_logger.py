@@ -22,3 +22,14 @@ def test_rows_before_the_checkpoint_stay_and_a_row_cut_short_goes(tmp_path):
     assert rows == ["0,0,0", "1,1,1", "2,2,2", "9,9,3"]
     logger(tmp_path).experiment  # noqa: B018  opening the file again, as test does, keeps it
     assert len(path.read_text().split()) == 5
+
+
+def test_a_row_written_ahead_is_there_at_once_and_once(tmp_path):
+    run = logger(tmp_path)
+    run.log_ahead({"a": float("nan")}, step=0)
+    path = tmp_path / "version_0" / "metrics.csv"
+    assert path.read_text().split() == ["a,step", "nan,0"]
+    run.log_metrics({"a": float("nan")}, step=0)
+    run.log_metrics({"b": 1.0}, step=0)
+    run.save()
+    assert path.read_text().split() == ["a,b,step", "nan,,0", ",1.0,0"]
