@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from reports import write_report
 from torch import nn
 from training_runs import Trainings, quiet_trainer
 
@@ -272,15 +273,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file to write; standard output if not given")
     arguments = parser.parse_args()
     measure = Trainings(partial(accuracy, arguments.root, arguments.start), arguments.processes)
-    report = "\n".join(table(measure, arguments.start, arguments.seeds)) + "\n"
-    if arguments.output is None:
-        print(report, end="")
-        return
-    if arguments.output.exists():
-        _, heading, kept = arguments.output.read_text().partition(KEPT_FROM)
-        report += f"\n{heading}{kept}" if heading else ""
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report)
+    write_report(table(measure, arguments.start, arguments.seeds), arguments.output, KEPT_FROM)
 
 
 if __name__ == "__main__":
