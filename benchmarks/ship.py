@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from learned import ATTACKS, MARKS, NO_ATTACK, Run, header, row, spread
+from learned import ATTACKS, MARKS, NO_ATTACK, Run
+from reports import header, row, spread
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators.recurrent import read_weights

@@ -40,8 +40,8 @@ class Round:
 
     Args:
         gradients: ``(M, d)`` rows that the server receives.
-        honest_gradient: ``(d,)`` gradient of the honest workers' mean loss.
-        honest_loss: That loss.
+        honest_gradient: ``(d,)`` gradient of the honest workers' mean loss, or of its logarithm.
+        honest_loss: That loss, or its logarithm.
         context: What the server knows.
         scaling: ``(d,)`` factor of the update, 1 unless the task is scaled.
     """

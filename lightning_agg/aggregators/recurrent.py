@@ -95,10 +95,10 @@ class Recurrent(Aggregator):
             which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
             of the largest [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
-        momenta: Decays in [0, 1) of running means of the rows' center (their weighted mean with ``gate``, their median in
-            ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies an
-            output more; the update is the sum of all. Before training it is SGD, with their mean as the gradient and
-            ``output_scale`` as the step size [none].
+        momenta: Decays in [0, 1) of running means, from 0, of the rows' center (their weighted mean with ``gate``, their median
+            in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
+            an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as
+            the gradient, ``output_scale`` as the step size [none].
     """
 
     def __init__(

@@ -121,8 +121,7 @@ class WorkerFeatures:
         if self.momenta:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * self._center(rows, weights)
-            unbiased = momenta / (1 - decays ** (step + 1))
-            parts.append(torch.where(scale > 0, unbiased / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
+            parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         return Features(torch.cat(parts), scale, Seen(running, total, momenta))
 
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:

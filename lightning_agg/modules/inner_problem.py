@@ -88,8 +88,10 @@ class PoolProblem(InnerProblem):
         for callback in learner.pool_callbacks():
             sent = callback.on_byzantine_gradients(learner.trainer, learner, sent, batch)
         context = learner.server_context(batch.round, lambda: parameters.detach())
-        honest_gradient = gradients[honest].detach().mean(0)
-        return Round(sent, honest_gradient, losses[honest].mean(), context, scaling)
+        honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
+        if learner.log_loss:
+            honest_gradient, honest_loss = honest_gradient / honest_loss.detach(), honest_loss.log()
+        return Round(sent, honest_gradient, honest_loss, context, scaling)
 
 
 @torch.no_grad()

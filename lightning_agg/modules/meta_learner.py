@@ -1,5 +1,6 @@
 """Trains an aggregator."""
 
+import math
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ class MetaLearner(PoolModule):
         num_tasks: Trainings that go on side by side, at different points of their episodes.
         estimator: How the meta-gradient is found; ``Replay`` when null.
         final_loss_only: Whether only the loss after the last round of a window counts, instead of all.
+        log_loss: Whether the meta-loss is of the logarithm of the honest workers' loss, so that every training counts alike,
+            however far it is (the average log loss of Wichrowska et al., *Learned optimizers that scale and generalize*, ICML
+            2017).
         clip_norm: The meta-gradient is scaled down to this norm.
         parameter_scaling: In a trained episode each parameter tensor is θ = c x with c = exp(U(-s, s)) for this s, and x is what
             the aggregator moves: its update counts c² times, and it learns to find the step size by itself (Lv, Jiang, Li,
@@ -105,6 +109,7 @@ class MetaLearner(PoolModule):
         num_tasks: int = 1,
         estimator: Estimator | None = None,
         final_loss_only: bool = False,
+        log_loss: bool = False,
         clip_norm: float = 1.0,
         parameter_scaling: float = 0.0,
         val_horizon: int | None = None,
@@ -131,6 +136,7 @@ class MetaLearner(PoolModule):
         self.truncation_length = truncation_length
         self.num_tasks = num_tasks
         self.estimator = estimator or Replay()
+        self.log_loss = log_loss
         self.clip_norm = clip_norm
         self.parameter_scaling = parameter_scaling
         self.val_horizon = val_horizon or 2 * max(self.horizons)
@@ -150,7 +156,8 @@ class MetaLearner(PoolModule):
         require(self.trainer.world_size == 1, "MetaLearner runs in one process, got trainer.devices above 1.")
         self.check_public_samples(self.aggregator)
         self.data.episodes = self.val_episodes
-        self.loss_cap = 1.5 * float(torch.tensor(self.num_classes).log())
+        cap = 1.5 * math.log(self.num_classes)
+        self.loss_cap = math.log(cap) if self.log_loss else cap
         self._baseline_curves: dict[tuple[str, int], dict[str, Curve]] = {}
         if hasattr(self, "model"):
             return

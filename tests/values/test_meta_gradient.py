@@ -91,6 +91,17 @@ def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size)
     assert state.steps == same_state.steps == (2 * K, 2 * K)
 
 
+def test_the_meta_loss_may_be_of_the_logarithm():
+    module, plain = learner(ARNN, log_loss=True), learner(ARNN)
+    by_graph, losses, _ = gradient(module, UnrolledGraph())
+    by_replay, same_losses, _ = gradient(module, Replay())
+    assert relative(by_replay, by_graph) < 1e-10
+    assert torch.allclose(losses, same_losses, rtol=1e-12)
+    by_loss, plain_losses, _ = gradient(plain, Replay())
+    assert torch.allclose(losses, plain_losses.log(), rtol=1e-12)
+    assert relative(by_replay, by_loss) > 0.1
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("width", [11, 4])
