@@ -1,5 +1,8 @@
 """The covariance-bound agnostic filter."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,16 +57,16 @@ class CAF(WeightedAggregator):
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """The weights of smallest spread."""
         size, f = len(gradients), context.remaining(self.num_byzantine)
-        remaining = torch.ones(size, dtype=torch.float64)
-        best, smallest = remaining / size, torch.inf
-        distances = spread(gradients) if f else remaining
-        while float(remaining.sum()) > size - 2 * f:
-            weights = remaining / remaining.sum()
+        remaining = np.ones(size)
+        best, smallest = remaining / size, math.inf
+        distances = spread(gradients) if f else np.zeros((size, size))
+        while (total := remaining.sum()) > size - 2 * f:
+            weights = remaining / total
             largest, projections = top_direction(distances, weights)
-            if float(largest) < smallest:
-                best, smallest = weights, float(largest)
+            if largest < smallest:
+                best, smallest = weights, largest
             top = projections[remaining > 0].max()
-            if float(top) == 0:
+            if top == 0:
                 break
-            remaining = (remaining * (1 - projections / top)).clamp(min=0)
-        return best.to(gradients.device)
+            remaining = np.maximum(remaining * (1 - projections / top), 0)
+        return torch.from_numpy(best).to(gradients.device)

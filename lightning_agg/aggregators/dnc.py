@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,8 +85,8 @@ class DnC(SelectingAggregator):
         times_out = torch.zeros(len(gradients), dtype=torch.int64)
         for iteration in range(self.num_iterations if num_filtered else 0):
             distances = spread(self._drawn(gradients, context, iteration))
-            weights = distances.new_full((len(gradients),), 1 / len(gradients))
-            order = top_direction(distances, weights)[1].argsort(descending=True, stable=True)
+            weights = np.full(len(gradients), 1 / len(gradients))
+            order = (-top_direction(distances, weights)[1]).argsort(kind="stable")
             times_out[order[:num_filtered]] += 1
             if gradients.shape[1] <= self.num_coordinates:
                 break

@@ -6,6 +6,7 @@ fit. Working on blocks of columns, copied to one buffer, keeps the copies in the
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ FEW = 16
 CANCELLED = 1e-6
 """A distance keeps ten of the sixteen digits as long as its square is this part of those of the two rows."""
 
-STRIP = 128
-"""Columns of a symmetric product that are computed at a time, from the diagonal down."""
+TILE = 128
+"""Up to so many rows, the triangle of a symmetric product above the diagonal is not worth leaving out."""
 
 
 def column_blocks(gradients: Tensor) -> tuple[Tensor, ...]:
@@ -64,17 +65,19 @@ def squared_distances(gradients: Tensor) -> Tensor:
         center = int(unknown.sum(dim=1).argmax())
         rows = unknown[center].clone()
         rows[center] = True
-        products = products_about(gradients if bool(rows.all()) else gradients[rows], gradients[center])
+        at = rows.nonzero()[:, 0]
+        all_rows = len(at) == len(gradients)
+        products = products_about(gradients if all_rows else gradients[at], gradients[center])
         squares = products.diagonal()
         scale = squares + squares[:, None]
-        found = scale - 2 * products
+        found = torch.sub(scale, products, alpha=2)
         place = int(rows[:center].sum())
         found[place] = found[:, place] = squares
         # Rows much closer to each other than to the center have lost digits: they get one of their own.
-        known = (found >= CANCELLED * scale) & unknown[rows][:, rows]
-        at = rows.nonzero()[:, 0][known.nonzero()].unbind(dim=1)
-        distances[at] = found[known]
-        unknown[at] = False
+        grid = (slice(None), slice(None)) if all_rows else (at[:, None], at)
+        known = (found >= scale.mul_(CANCELLED)) & unknown[grid]
+        distances[grid] = torch.where(known, found, distances[grid])
+        unknown[grid] &= ~known
     return distances.fill_diagonal_(0)
 
 
@@ -83,20 +86,36 @@ def products_about(gradients: Tensor, point: Tensor) -> Tensor:
     size = len(gradients)
     products = torch.zeros(size, size, dtype=torch.float64, device=gradients.device)
     for rows in differences(gradients, point.double()):
-        for first in range(0, size, STRIP):
-            products[first:, first : first + STRIP].addmm_(rows[first:], rows[first : first + STRIP].T)
-    return products.tril() + products.tril(diagonal=-1).T
+        _add_lower_products(products, rows)
+    return products.tril_().add_(products.tril(diagonal=-1).T)
+
+
+def _add_lower_products(products: Tensor, rows: Tensor) -> None:
+    """Add the inner products of ``rows`` to ``products``, at least on and below the diagonal."""
+    half = len(rows) // 2
+    if len(rows) <= TILE:
+        products.addmm_(rows, rows.T)
+    else:
+        products[half:, :half].addmm_(rows[half:], rows[:half].T)
+        _add_lower_products(products[:half, :half], rows[:half])
+        _add_lower_products(products[half:, half:], rows[half:])
 
 
 def _by_differences(gradients: Tensor) -> Tensor:
     """:func:`squared_distances` from all pairs of rows."""
-    size = len(gradients)
     blocks = double_blocks(gradients)
-    pairs = torch.stack([torch.nn.functional.pdist(rows).square() for (rows,) in blocks]).sum(dim=0)
-    upper = torch.ones(size, size, dtype=torch.bool, device=gradients.device).triu(diagonal=1)
-    squares = pairs.new_zeros(size, size)
-    squares[upper] = pairs
-    return squares + squares.T
+    squares = [torch.nn.functional.pdist(rows).square_() for (rows,) in blocks]
+    pairs = torch.stack(squares).sum(dim=0) if len(squares) > 1 else squares[0]
+    return torch.cat([pairs, pairs.new_zeros(1)])[_places(len(gradients)).to(pairs.device)]
+
+
+@lru_cache(maxsize=FEW)
+def _places(size: int) -> Tensor:
+    """``(size, size)``: where ``pdist`` has the distance of each pair of rows, and at the end a zero for the diagonal."""
+    places = torch.full((size, size), size * (size - 1) // 2)
+    i, j = torch.triu_indices(size, size, offset=1)
+    places[i, j] = places[j, i] = torch.arange(len(i))
+    return places
 
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
@@ -126,6 +145,8 @@ def norms(gradients: Tensor) -> Tensor:
 
 def _length(parts: list[Tensor]) -> Tensor:
     """Lengths of the parts of vectors -> float64 lengths of the vectors."""
+    if len(parts) == 1:
+        return parts[0].double()
     length: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0, dtype=torch.float64)
     return length
 

@@ -3,13 +3,15 @@
 import math
 from itertools import combinations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_agg.aggregators.base import require_count, require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
-from lightning_agg.aggregators.spectrum import centred_gram, spread, top_direction
+from lightning_agg.aggregators.spectrum import Array, centred_gram, spread, top_direction
 
 
 class SMEA(SelectingAggregator):
@@ -62,25 +64,26 @@ class SMEA(SelectingAggregator):
             return torch.arange(size, device=gradients.device)
         exact = math.comb(size, f) <= self.max_subsets
         find = _least_spread if exact else _without_outliers
-        return find(spread(gradients), size - f).to(gradients.device)
+        return torch.from_numpy(find(spread(gradients), size - f)).to(gradients.device)
 
 
-def _least_spread(distances: Tensor, size: int) -> Tensor:
+def _least_spread(distances: Array, size: int) -> NDArray[np.int64]:
     """Squared distances ``(M, M)`` -> indices of the best of all subsets of ``size`` rows."""
-    subsets = torch.tensor(list(combinations(range(len(distances)), size)))
-    weights = distances.new_full((size,), 1 / size)
+    subsets = np.array(list(combinations(range(len(distances)), size)))
+    weights = np.full(size, 1 / size)
     largest = [
-        torch.linalg.eigvalsh(centred_gram(distances[chunk[:, :, None], chunk[:, None, :]], weights))[:, -1]
-        for chunk in torch.split(subsets, 1024)
+        np.linalg.eigvalsh(centred_gram(distances[chunk[:, :, None], chunk[:, None, :]], weights))[:, -1]
+        for chunk in np.array_split(subsets, -(-len(subsets) // 1024))
     ]
-    return subsets[torch.cat(largest).argmin()]
+    best: NDArray[np.int64] = subsets[np.concatenate(largest).argmin()]
+    return best
 
 
-def _without_outliers(distances: Tensor, size: int) -> Tensor:
+def _without_outliers(distances: Array, size: int) -> NDArray[np.int64]:
     """Squared distances ``(M, M)`` -> indices of ``size`` rows, the others left out one by one."""
-    left = torch.arange(len(distances))
+    left = np.arange(len(distances))
     while len(left) > size:
-        weights = distances.new_full((len(left),), 1 / len(left))
-        outlier = top_direction(distances[left[:, None], left], weights)[1].argmax()
-        left = left[torch.arange(len(left)) != outlier]
+        weights = np.full(len(left), 1 / len(left))
+        outlier = top_direction(distances[np.ix_(left, left)], weights)[1].argmax()
+        left = np.delete(left, outlier)
     return left

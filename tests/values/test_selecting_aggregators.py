@@ -21,7 +21,7 @@ from lightning_agg.aggregators import (
 )
 from lightning_agg.aggregators.linalg import norms, squared_distances
 from lightning_agg.aggregators.smallest_diameter import smallest_diameter_subset
-from lightning_agg.aggregators.spectrum import centred_gram, top_direction
+from lightning_agg.aggregators.spectrum import centred_gram, spread, top_direction
 from lightning_agg.preaggregators import NearestNeighborMixing
 
 WIDE = 40_000
@@ -153,14 +153,24 @@ def test_norms(scale: float) -> None:
 
 def test_spread_of_weighted_rows() -> None:
     x, weights = gaussian(8, 5), np.array([0.5, 0.0, 1.0, 1.0, 0.1, 0.3, 1.0, 0.2])
-    share = torch.from_numpy(weights / weights.sum())
-    gram = centred_gram(squared_distances(x), share)
-    centred = x.numpy() - share.numpy() @ x.numpy()
+    share, distances = weights / weights.sum(), spread(x)
+    gram = centred_gram(distances, share)
+    centred = x.numpy() - share @ x.numpy()
     np.testing.assert_allclose(gram, centred @ centred.T, atol=1e-12)
-    largest, projections = top_direction(squared_distances(x), share)
+    largest, projections = top_direction(distances, share)
     values, vectors = np.linalg.eigh(covariance(x.numpy(), weights))
     np.testing.assert_allclose(largest, values[-1])
     np.testing.assert_allclose(projections, (centred @ vectors[:, -1]) ** 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+def test_top_direction_of_many_rows(scale: float) -> None:  # by Lanczos' method
+    x = scale * gaussian(300, 400)
+    largest, projections = top_direction(spread(x), np.full(300, 1 / 300))
+    centred = (x - x.mean(dim=0)).numpy()
+    _, values, vectors = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(largest, values[0] ** 2 / 300)
+    np.testing.assert_allclose(projections, (centred @ vectors[0]) ** 2, atol=1e-9 * largest)
 
 
 @pytest.mark.parametrize(("size", "f", "width"), [(6, 2, 3), (10, 3, 40), (9, 4, 2), (7, 0, 3)])
