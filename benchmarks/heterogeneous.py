@@ -42,8 +42,21 @@ WEIGHTS = ["mnist_rnn_paper_lstm", "mnist_rnn_lstm", "mnist_arnn_lstm"]
 MODELS = ["784-20-10 sigmoid", "784-128-10 ReLU"]
 
 
+MADE_WITH = ("pool_size", "rounds", "longest", "seed", "seeds")
+
+
 def lines(arguments: argparse.Namespace) -> Iterator[str]:
     """The report of a command."""
+    yield from table(arguments)
+    options = {"root": "DIR"} if "root" in arguments else {}
+    options |= {name: value for name, value in vars(arguments).items() if name in MADE_WITH}
+    text = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+    yield ""
+    yield f"Made by `python benchmarks/heterogeneous.py {arguments.command} {text}`."
+
+
+def table(arguments: argparse.Namespace) -> Iterator[str]:
+    """What it measures."""
     results: Path | None = arguments.results
     if arguments.command == "rates":
         yield from rates(Trainings(measured_rate, results_file=results), arguments.longest, arguments.seed)
@@ -78,8 +91,8 @@ def main() -> None:
     _add_files(command)
     for name, data, rounds, seeds in (
         ("mnist", "MNIST/raw", 3000, 5),
-        ("cifar", "cifar-10-batches-py", 1400, 3),
-        ("attackers", "MNIST/raw", None, 2),
+        ("cifar", "cifar-10-batches-py", 280, 2),
+        ("attackers", "MNIST/raw", None, 1),
         ("learned", "MNIST/raw", 200, 5),
     ):
         command = commands.add_parser(name)

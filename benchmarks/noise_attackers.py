@@ -99,7 +99,7 @@ def quadratics(measure: Trainings[Pushed]) -> Iterator[str]:
 def image_run(rule: Rule, b: float, attack: str, number: int, seed: int) -> Run:
     """A training on MNIST; without attackers it is the same for every attack."""
     return Run(
-        rule, IMAGE_LRS[rule], b, pool_size=10, rounds=400, seed=seed, model="784-20-10 ReLU",
+        rule, IMAGE_LRS[rule], b, pool_size=10, rounds=300, seed=seed, model="784-20-10 ReLU",
         attack=attack if number else "none", num_byzantine=number,
     )  # fmt: skip
 
@@ -131,7 +131,7 @@ def images(accuracies: Accuracies) -> Iterator[str]:
     yield "## MNIST"
     yield ""
     yield (
-        "Ten workers with 100 images of one label each, attackers drawn from them, 784-20-10 ReLU, full gradients, 400 rounds, learning rate"
+        "Ten workers with 100 images of one label each, attackers drawn from them, 784-20-10 ReLU, full gradients, 300 rounds, learning rate"
         f" {IMAGE_LRS['coordinate_median']} (median) and {IMAGE_LRS['sign_majority']} (vote). Accuracy in % on the images of the honest"
         f" workers (of whose labels there are 10 - f), mean ± standard deviation over {accuracies.seeds} seeds. Attackers see the noisy"
         f" gradients and add no noise. *survived*: up to so many attackers, at most 4, it stays above {100 * SURVIVES:.0f} % under each attack."

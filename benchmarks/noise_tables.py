@@ -60,39 +60,34 @@ CIFAR: list[tuple[str, dict[str, Any]]] = [
     ("mean", {"rule": "mean"}),
     ("sign_majority, IID", {"rule": "sign_majority", "exclusive": False}),
     ("sign_majority", {"rule": "sign_majority"}),
-    ("sign_majority, b = 0.001", {"rule": "sign_majority", "b": 0.001}),
     *(
-        (
-            f"sign_majority, b = {factor} of the largest entry",
-            {"rule": "sign_majority", "b": factor, "per_tensor": True},
-        )
+        (f"sign_majority, b = {factor} of the largest entry", {"rule": "sign_majority", "b": factor})
         for factor in (0.01, 0.1, 1.0)
     ),
 ]
-CIFAR_LRS = {"mean": (0.03, 0.1, 0.3), "sign_majority": (0.001, 0.003, 0.01)}
+CIFAR_LRS = {"mean": (0.1,), "sign_majority": (0.001, 0.01)}
 
 
 def cifar(measure: Trainings[Run], rounds: int, seeds: int) -> Iterator[str]:
     """Majority vote on CIFAR-10 with noise of each tensor in proportion to its largest gradient entry."""
-    images, batch = 400, 20
+    images, batch = 200, 20
     yield "# CIFAR-10 with exclusive labels"
     yield ""
     yield (
-        f"`ConvNet` (13,018 parameters), 5 workers with {images} images of two labels each, batch {batch}, {rounds} rounds, {seeds} seeds."
-        " Learning rate halved, a tenth and a twentieth after 1/7, 3/7 and 5/7 of the rounds, as in the paper (1000, 3000 and 5000 of"
-        " 7000), begun at the value that gives each line the smallest training loss with a seed of its own, of"
-        f" {' / '.join(map(str, CIFAR_LRS['mean']))} (mean) and {' / '.join(map(str, CIFAR_LRS['sign_majority']))} (vote). The paper trains"
-        f" ResNet20 on all of CIFAR-10: `configs/noise/cifar10.yaml`. Averages over the last half of the rounds, accuracies at the end. {NORMS}"
+        f"`ConvNet` (13,018 parameters), 5 workers with {images} images of two labels each, batch {batch}, {rounds} rounds, {seeds} seeds;"
+        " in the line IID every worker has all labels. Learning rate halved, a tenth and a twentieth after 1/7, 3/7 and 5/7 of the"
+        " rounds, as in the paper (1000, 3000 and 5000 of 7000, ResNet20, all images: `configs/noise/cifar10.yaml`). Averages over the"
+        f" last half of the rounds, accuracies at the end. {NORMS}"
     )
     yield ""
     yield from header("rule", "learning rate", *COLUMNS)
     for name, settings in CIFAR:
-        runs = [
-            Run(lr=lr, batch=batch, rounds=rounds, model="ConvNet", images=images, decay=True, **settings)
-            for lr in CIFAR_LRS[settings["rule"]]
-        ]
-        run = tuned(measure, runs)
-        yield row(name, run.lr, *over_seeds(measure, run, seeds))
+        for lr in CIFAR_LRS[settings["rule"]]:
+            run = Run(
+                lr=lr, batch=batch, rounds=rounds, model="ConvNet", images=images, per_tensor=True,
+                decay=True, **settings,
+            )  # fmt: skip
+            yield row(name, lr, *over_seeds(measure, run, seeds))
 
 
 def tuned(measure: Trainings[Run], runs: Iterable[Run]) -> Run:
@@ -102,7 +97,7 @@ def tuned(measure: Trainings[Run], runs: Iterable[Run]) -> Run:
     return min(runs, key=lambda run: found[replace(run, seed=TUNING_SEED)]["train loss"])
 
 
-LEARNED_LRS, LEARNED_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0), (0.01, 0.1, 1.0)
+LEARNED_LRS, LEARNED_NOISES = (0.1, 0.3, 1.0, 3.0, 10.0), (0.001, 0.01, 0.1, 1.0)
 
 
 def learned(
