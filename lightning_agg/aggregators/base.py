@@ -46,10 +46,7 @@ class Aggregator(nn.Module, ABC):
     """
 
     spreads_nonfinite: bool = False
-    """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens.
-
-    For rules without memory.
-    """
+    """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens."""
 
     def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """``(M, d)`` -> ``(d,)``, same dtype and device, without graph; ``gradients`` is never modified.
@@ -57,7 +54,7 @@ class Aggregator(nn.Module, ABC):
         Raises:
             SettingError: If ``gradients`` is not a floating matrix, or M breaks the rule's bound.
         """
-        gradients = gradients.detach()
+        gradients, memory = gradients.detach(), self.memory()
         if self.spreads_nonfinite:
             self._require(gradients)
             aggregate = self._aggregate(gradients, context or Context())
@@ -65,14 +62,13 @@ class Aggregator(nn.Module, ABC):
                 if self.num_nonfinite:
                     self.num_nonfinite = 0
                 return aggregate
+            self._restore(memory)
         rows, context = self.finite(gradients, context)
         if len(rows) == 0:
             return gradients.new_zeros(gradients.shape[1])
-        memory = self.memory()
         aggregate = self._aggregate(rows, context)
         if not sum_is_finite(aggregate) and not bool(aggregate.isfinite().all()):
-            for name, buffer in memory.items():
-                self._set_memory(name, buffer)
+            self._restore(memory)
             return torch.zeros_like(aggregate)
         return aggregate
 
@@ -147,8 +143,7 @@ class Aggregator(nn.Module, ABC):
 
     def reset(self) -> None:
         """Forget: the next call is as the first."""
-        for name, buffer in self.memory().items():
-            self._set_memory(name, buffer.new_zeros(0))
+        self._restore({name: buffer.new_zeros(0) for name, buffer in self.memory().items()})
 
     def finite(self, gradients: Tensor, context: Context | None) -> tuple[Tensor, Context]:
         """The checked matrix without its non-finite rows, and the context that counts them."""
@@ -160,6 +155,10 @@ class Aggregator(nn.Module, ABC):
     def _require(self, gradients: Tensor) -> None:
         require_matrix(gradients)
         self.check(len(gradients))
+
+    def _restore(self, memory: dict[str, Tensor]) -> None:
+        for name, buffer in memory.items():
+            self._set_memory(name, buffer)
 
     def _set_memory(self, name: str, buffer: Tensor) -> None:
         module, _, leaf = name.rpartition(".")

@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_agg.aggregators.base import require_choice, require_count
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
+from lightning_agg.aggregators.ranks import sort_rows
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
 from lightning_agg.errors import require
 
@@ -77,7 +78,7 @@ class Krum(SelectingAggregator):
         distances = squared_distances(gradients)
         if self.power == 1:
             distances = distances.sqrt()
-        nearest = distances.fill_diagonal_(torch.inf).sort(dim=1).values
+        nearest = sort_rows(distances.fill_diagonal_(torch.inf))
         return nearest[:, : max(count, 0)].sum(dim=1)
 
     def _num_selected(self, size: int, num_byzantine: int) -> int:

@@ -62,8 +62,7 @@ def values_of_ranks(block: Tensor, first: int, last: int) -> Tensor:
     wide = torch.promote_types(block.dtype, torch.float32)
     if len(block) > NETWORK and block.device.type == "cpu":
         columns = torch.empty(block.shape[::-1], dtype=wide).copy_(block.T)
-        columns.numpy().sort(axis=1)
-        return columns.T[first:last]
+        return sort_rows(columns).T[first:last]
     scratch = block.new_empty(len(block) + 1, block.shape[1], dtype=wide)
     scratch[:-1] = block
     *rows, spare = scratch.unbind()
@@ -76,6 +75,14 @@ def values_of_ranks(block: Tensor, first: int, last: int) -> Tensor:
         if keep_low:
             rows[i], spare = spare, low
     return torch.stack(rows[first:last])
+
+
+def sort_rows(values: Tensor) -> Tensor:
+    """``(n, m)``, overwritten on a CPU, with each row in ascending order."""
+    if values.device.type != "cpu":
+        return values.sort(dim=1).values
+    values.numpy().sort(axis=1)  # three times as fast as torch's
+    return values
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_agg.aggregators.base import Equivariance
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import combine
-from lightning_agg.aggregators.matrix import drop_nonfinite, require_matrix
+from lightning_agg.aggregators.matrix import drop_nonfinite, require_matrix, sum_is_finite
 
 
 class PreAggregator(nn.Module, ABC):
@@ -23,6 +23,9 @@ class PreAggregator(nn.Module, ABC):
     equivariance: Equivariance | None = None
     """What it commutes with, as of :class:`~lightning_agg.aggregators.Aggregator`."""
 
+    spreads_nonfinite: bool = False
+    """Whether of rows that are not finite some that it makes are not either, as of the same."""
+
     def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """``(M, d)`` -> ``(K, d)``, same dtype and device, without graph; ``gradients`` is never modified.
 
@@ -31,12 +34,17 @@ class PreAggregator(nn.Module, ABC):
         """
         require_matrix(gradients)
         self.check(len(gradients))
-        rows, context = drop_nonfinite(gradients.detach(), context or Context())
-        if len(rows) == 0:
-            return rows
+        gradients, context = gradients.detach(), context or Context()
         with torch.no_grad():
-            made: Tensor = super().__call__(rows, context)
-        return made
+            if self.spreads_nonfinite:
+                made: Tensor = super().__call__(gradients, context)
+                if sum_is_finite(made):
+                    return made
+            rows, context = drop_nonfinite(gradients, context)
+            if len(rows):
+                made = super().__call__(rows, context)
+                return made
+        return rows
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """``(M, d)`` finite rows, M at least 1 -> ``(K, d)``; called once a round."""

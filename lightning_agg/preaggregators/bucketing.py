@@ -38,6 +38,8 @@ class Bucketing(PreAggregator):
         torch.Size([3, 1])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, bucket_size: int) -> None:
         super().__init__()
         require_count("bucket_size", bucket_size, minimum=1)

@@ -257,7 +257,19 @@ def test_geometric_median_of_three_by_hand() -> None:  # the Fermat point of an 
     fermat = torch.tensor([1.0, 3**-0.5], dtype=torch.float64)
     torch.testing.assert_close(GeometricMedian()(x), fermat, rtol=0, atol=1e-5)
     torch.testing.assert_close(GeometricMedian(tolerance=1e-10)(x), fermat, rtol=0, atol=1e-9)
-    assert (GeometricMedian(iterations=2)(x) - fermat).norm() > 1e-3
+
+
+def test_geometric_median_stops_after_the_iterations_asked_for() -> None:
+    x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 5.0]], dtype=torch.float64)
+    assert (GeometricMedian(iterations=2)(x) - GeometricMedian()(x)).norm() > 1e-3
+
+
+def test_geometric_median_does_not_depend_on_how_far_attackers_are() -> None:  # whatever it starts from
+    honest, direction = gaussian(7, 5), torch.ones(5, dtype=torch.float64)
+    near, far = (GeometricMedian()(torch.cat([honest, r * direction.expand(3, -1)])) for r in (1e9, 1e11))
+    torch.testing.assert_close(near, far, rtol=1e-6, atol=1e-6)
+    beside = GeometricMedian()(torch.cat([honest, 3e3 * direction.expand(3, -1)]))
+    torch.testing.assert_close(near, beside, rtol=1e-2, atol=1e-2)
 
 
 def test_geometric_median_gives_a_float64_row_beyond_squaring_no_weight() -> None:
