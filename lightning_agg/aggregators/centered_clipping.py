@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_agg.aggregators.base import Aggregator, require_count, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import distances_to
-from lightning_agg.errors import require
+from lightning_agg.errors import SettingError
 
 
 class CenteredClipping(Aggregator):
@@ -86,11 +86,12 @@ class CenteredClipping(Aggregator):
         return center.to(gradients.dtype), torch.from_numpy(weights)
 
     def _start(self, gradients: Tensor) -> Tensor:
-        if self.center.numel() == 0:
+        center = self.center
+        if center.numel() == 0:
             return gradients.new_zeros(gradients.shape[1])
-        require(
-            len(self.center) == gradients.shape[1],
-            "CenteredClipping: the width of gradients must not change without reset()"
-            f" (was {len(self.center)}, is {gradients.shape[1]}).",
-        )
-        return self.center.to(gradients)
+        if center.shape != gradients.shape[1:]:
+            raise SettingError(
+                "CenteredClipping: the width of gradients must not change without reset()"
+                f" (was {len(center)}, is {gradients.shape[1]})."
+            )
+        return center.to(gradients)

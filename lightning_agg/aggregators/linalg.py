@@ -29,6 +29,8 @@ def column_blocks(gradients: Tensor) -> tuple[Tensor, ...]:
 def narrow_blocks(gradients: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of ``(M, d)`` and of ``(d,)`` vectors: the same columns of each, so few that a block stays in the cache."""
     width = _width(gradients)
+    if gradients.shape[-1] <= width:
+        return iter([(gradients, *vectors)])
     return zip(*(torch.split(tensor, width, dim=-1) for tensor in (gradients, *vectors)), strict=True)
 
 

@@ -4,12 +4,10 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import require_count, require_minority
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import row_lengths
-from lightning_agg.preaggregators.base import PreAggregator
-from lightning_agg.preaggregators.clipping import clip_factors, scaled
+from lightning_agg.preaggregators.clipping import Clipping
 
 
-class AdaptiveClipping(PreAggregator):
+class AdaptiveClipping(Clipping):
     r"""Shortens the :math:`k = \lfloor 2 f (M - f) / M \rfloor` longest rows to the length of the next one.
 
     Cost: :math:`O(M d)`.
@@ -33,8 +31,6 @@ class AdaptiveClipping(PreAggregator):
                 [0., 5.]])
     """
 
-    equivariance = "rotations"
-
     def __init__(self, num_byzantine: int) -> None:
         super().__init__()
         require_count("num_byzantine", num_byzantine)
@@ -48,19 +44,10 @@ class AdaptiveClipping(PreAggregator):
         """As many as are clipped, or more if what is behind stands them."""
         return max(self._num_clipped(pool_size, self.num_byzantine), behind)
 
-    def forward(self, gradients: Tensor, context: Context) -> Tensor:
-        """The rows, shortened."""
-        return scaled(self._factors(gradients, context), gradients)
-
-    def weights(self, gradients: Tensor, context: Context) -> Tensor:
-        """The factor of each row, on the diagonal."""
-        return self._factors(gradients, context).diag()
-
-    def _factors(self, gradients: Tensor, context: Context) -> Tensor:
-        size, f = len(gradients), context.remaining(self.num_byzantine)
-        lengths = row_lengths(gradients)
-        longest = lengths.sort().values[size - 1 - self._num_clipped(size, f)]
-        return clip_factors(lengths, longest)
+    def longest(self, lengths: Tensor, context: Context) -> Tensor:
+        """That of the longest row that is not clipped."""
+        size, f = len(lengths), context.remaining(self.num_byzantine)
+        return lengths.sort().values[size - 1 - self._num_clipped(size, f)]
 
     @staticmethod
     def _num_clipped(size: int, f: int) -> int:

@@ -1,15 +1,47 @@
-"""Clipping of rows, given their lengths."""
+"""Base class of the pre-aggregators that shorten rows."""
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
+from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.linalg import row_lengths
+from lightning_agg.aggregators.matrix import require_matrix, sum_is_finite
+from lightning_agg.preaggregators.base import PreAggregator
 
-def clip_factors(lengths: Tensor, threshold: Tensor | float) -> Tensor:
-    """``(M,)`` lengths -> factors, at most 1, that bring the longer rows to length ``threshold``."""
-    return torch.where(lengths > threshold, threshold / lengths, 1.0)
 
+class Clipping(PreAggregator):
+    """Brings the rows that are longer than some length to it; subclasses write only :meth:`longest`."""
 
-def scaled(factors: Tensor, gradients: Tensor) -> Tensor:
-    """``(M,)`` factors and ``(M, d)`` rows -> ``(M, d)`` in the rows' dtype, multiplied in at least float32."""
-    wide = torch.promote_types(gradients.dtype, torch.float32)
-    return (gradients * factors.to(wide)[:, None]).to(gradients.dtype)
+    equivariance = "rotations"
+
+    @abstractmethod
+    def longest(self, lengths: Tensor, context: Context) -> Tensor | float:
+        """Lengths ``(M,)`` of the rows -> the largest that is left."""
+
+    def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
+        """As of the base class; lengths that are finite tell that the rows are."""
+        require_matrix(gradients)
+        self.check(len(gradients))
+        lengths = row_lengths(gradients.detach())
+        if sum_is_finite(lengths):
+            return self._scaled(gradients.detach(), lengths, context or Context())
+        return super().__call__(gradients, context)
+
+    def forward(self, gradients: Tensor, context: Context) -> Tensor:
+        """The rows, shortened."""
+        return self._scaled(gradients, row_lengths(gradients), context)
+
+    def weights(self, gradients: Tensor, context: Context) -> Tensor:
+        """The factor of each row, on the diagonal."""
+        return self._factors(row_lengths(gradients), context).diag()
+
+    def _scaled(self, gradients: Tensor, lengths: Tensor, context: Context) -> Tensor:
+        """The shortened rows in their dtype, multiplied in at least float32."""
+        wide = torch.promote_types(gradients.dtype, torch.float32)
+        return (gradients * self._factors(lengths, context).to(wide)[:, None]).to(gradients.dtype)
+
+    def _factors(self, lengths: Tensor, context: Context) -> Tensor:
+        longest = self.longest(lengths, context)
+        return torch.where(lengths > longest, longest / lengths, 1.0)

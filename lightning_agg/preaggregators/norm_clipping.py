@@ -4,12 +4,10 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import require_positive
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import row_lengths
-from lightning_agg.preaggregators.base import PreAggregator
-from lightning_agg.preaggregators.clipping import clip_factors, scaled
+from lightning_agg.preaggregators.clipping import Clipping
 
 
-class NormClipping(PreAggregator):
+class NormClipping(Clipping):
     r"""Shortens each row longer than :math:`\tau` to that length: :math:`x_i \min(1, \tau / \lVert x_i \rVert)`.
 
     Cost: :math:`O(M d)`.
@@ -32,8 +30,6 @@ class NormClipping(PreAggregator):
                 [3., 4.]])
     """
 
-    equivariance = "rotations"
-
     def __init__(self, threshold: float) -> None:
         super().__init__()
         require_positive("threshold", threshold)
@@ -43,10 +39,6 @@ class NormClipping(PreAggregator):
         """All but one."""
         return pool_size - 1
 
-    def forward(self, gradients: Tensor, context: Context) -> Tensor:
-        """The rows, shortened."""
-        return scaled(clip_factors(row_lengths(gradients), self.threshold), gradients)
-
-    def weights(self, gradients: Tensor, context: Context) -> Tensor:
-        """The factor of each row, on the diagonal."""
-        return clip_factors(row_lengths(gradients), self.threshold).diag()
+    def longest(self, lengths: Tensor, context: Context) -> float:
+        """``threshold``."""
+        return self.threshold

@@ -1,6 +1,7 @@
 """What holds for every pre-aggregator, and for what chains them."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,10 +39,17 @@ def only(attribute: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
 
+def subclasses(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
 def test_every_concrete_preaggregator_has_a_case_and_is_exported() -> None:
-    ours = {c for c in PreAggregator.__subclasses__() if c.__module__.startswith("lightning_agg.")}
-    assert {cls for cls in ours if not inspect.isabstract(cls)} == {case.cls for case in CASES}
-    assert {cls.__name__ for cls in ours} <= set(preaggregators.__all__)
+    ours = {cls for cls in subclasses(PreAggregator) if cls.__module__.startswith("lightning_agg.")}
+    concrete = {cls for cls in ours if not inspect.isabstract(cls)}
+    assert concrete == {case.cls for case in CASES}
+    assert {cls.__name__ for cls in concrete} <= set(preaggregators.__all__)
 
 
 @every
