@@ -123,7 +123,7 @@ class Accuracies:
     def survived(self, rule: Rule, b: float) -> str:
         """The largest number of attackers up to which the worst stays above SURVIVES."""
         reached = [f for f in LYING if all(self.worst(rule, b, g) >= SURVIVES for g in LYING[: f + 1])]
-        return f"**{reached[-1]}**" if reached else "none: below without attackers"
+        return f"**{reached[-1]}**" if reached else "-"
 
 
 def images(accuracies: Accuracies) -> Iterator[str]:
@@ -133,8 +133,8 @@ def images(accuracies: Accuracies) -> Iterator[str]:
     yield (
         "Ten workers with 100 images of one label each, attackers drawn from them, 784-20-10 ReLU, full gradients, 300 rounds, learning rate"
         f" {IMAGE_LRS['coordinate_median']} (median) and {IMAGE_LRS['sign_majority']} (vote). Accuracy in % on the images of the honest"
-        f" workers (of whose labels there are 10 - f), mean ± standard deviation over {accuracies.seeds} seeds. Attackers see the noisy"
-        f" gradients and add no noise. *survived*: up to so many attackers, at most 4, it stays above {100 * SURVIVES:.0f} % under each attack."
+        f" workers (of whose labels there are 10 - f), seeds: {accuracies.seeds}. Attackers see the noisy gradients and add no noise."
+        f" *survived*: up to so many attackers it stays above {100 * SURVIVES:.0f} % under each attack; - where it is below without attackers."
     )
     for rule, title in TITLES.items():
         yield ""
@@ -158,9 +158,11 @@ def draw(pushes: Trainings[Pushed], accuracies: Accuracies, output: Path) -> Non
             above.loglog(curve, [law(rule, float(b), f) for b in curve], color=color, label=f"{f} of {9 + f}")
             measured = pushes(Pushed(rule, b, f) for b in PUSHED_BY)
             above.loglog(PUSHED_BY, list(measured.values()), "o", color=color)
-        above.axhline((7 / 3) ** 2, color="black", linestyle=":", label="no noise, no attackers")
-        above.set(title=f"{TITLES[rule]}, quadratics: exact and measured", xlabel="noise b")
-        above.legend(fontsize="small", title="attackers", ncols=2)
+        above.axhline((7 / 3) ** 2, color="black", linestyle=":", label="0, without noise")
+        above.set(title=f"{TITLES[rule]}, quadratics", xlabel="noise b", ylim=(0.03, 3e5))
+        above.legend(
+            fontsize="small", title="attackers (lines: exact, dots: measured)", ncols=2, loc="upper left"
+        )
         for f in LYING:
             worst = [100 * accuracies.worst(rule, b, f) for b in NOISES]
             below.plot(range(len(NOISES)), worst, "o-", color=f"C{f}", label=f"{f} of 10")
