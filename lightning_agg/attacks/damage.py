@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Equivariance
-from lightning_agg.aggregators.linalg import distances_to
+from lightning_agg.aggregators.linalg import differences, distances_to
 from lightning_agg.attacks.context import AttackContext
-from lightning_agg.attacks.geometry import inner_products, wide_mean
+from lightning_agg.attacks.geometry import inner_products
 
 SAMPLED_COLUMNS = 2**14
 
 
 class Problem(NamedTuple):
-    """Honest rows ``(H, d)``, their mean, the attackers' line, and how much each column counts (1 or ``(d,)``)."""
+    """Honest rows ``(H, d)``, their mean, the attackers' line, and the root of how often each column counts (1 or ``(d,)``)."""
 
     honest: Tensor
     mean: Tensor
     origin: Tensor
     direction: Tensor
-    weights: Tensor
+    roots: Tensor
 
     def damage(
         self, context: AttackContext, aggregate: Callable[[Tensor], Tensor]
@@ -37,29 +37,29 @@ class Problem(NamedTuple):
         pool, rows = context.pool(self.honest, sent)
 
         def damage(factor: float) -> float:
-            pool[rows] = (self.origin + factor * self.direction).to(pool.dtype)
-            squares = (aggregate(pool).double() - self.mean).square_()
-            value = float((squares * self.weights).sum().sqrt())
+            pool[rows] = torch.add(self.origin, self.direction, alpha=factor).to(pool.dtype)
+            away = (aggregate(pool) - self.mean).mul_(self.roots)
+            value = float(torch.linalg.vector_norm(away, dtype=torch.float64))
             return value if value < float("inf") else -float("inf")
 
         return damage
 
 
-def typical_factor(honest: Tensor, direction: Tensor) -> float:
+def typical_factor(honest: Tensor, mean: Tensor, direction: Tensor) -> float:
     """The factor at which a step along ``direction`` is as long as the honest deviations are (or, without any, the mean).
 
     0 or not finite where nothing can be tried.
     """
-    mean = wide_mean(honest)
     length = distances_to(honest, mean).square().mean().sqrt()
     length = torch.where(length > 0, length, torch.linalg.vector_norm(mean, dtype=torch.float64))
     return float(length / torch.linalg.vector_norm(direction, dtype=torch.float64))
 
 
-def problem(honest: Tensor, origin: Tensor, direction: Tensor, equivariance: Equivariance | None) -> Problem:
+def problem(
+    honest: Tensor, mean: Tensor, origin: Tensor, direction: Tensor, equivariance: Equivariance | None
+) -> Problem:
     """The smallest matrix on which a rule of this kind tells the damage."""
-    mean = wide_mean(honest)
-    full = Problem(honest, mean, origin, direction, torch.ones(1, device=honest.device))
+    full = Problem(honest, mean, origin, direction, mean.new_ones(1))
     if equivariance == "rotations" and len(mean) > len(honest) + 3:
         return _rotated(full)
     if equivariance == "columns" and len(mean) > SAMPLED_COLUMNS:
@@ -73,24 +73,20 @@ def _rotated(full: Problem) -> Problem:
     divisor = torch.where(lengths > 0, lengths, 1)
     values, vectors = torch.linalg.eigh(products / divisor / divisor[:, None])
     *centred, away, direction, mean = (vectors * values.clamp(min=0).sqrt() * lengths[:, None]).unbind()
-    return Problem(torch.stack(centred) + mean, mean, away + mean, direction, full.weights)
+    return Problem(torch.stack(centred) + mean, mean, away + mean, direction, full.roots.double())
 
 
 def _sampled(full: Problem) -> Problem:
     """Columns drawn systematically, in proportion to what they may contribute."""
     size = len(full.mean)
-    parts = (
-        (full.honest - full.mean).square_().mean(dim=0),
-        (full.origin - full.mean).square(),
-        full.direction.square(),
-        torch.ones_like(full.mean),
-    )
-    share = sum((part / part.sum().clamp(min=torch.finfo(part.dtype).tiny)).double() for part in parts)
-    assert isinstance(share, Tensor)
-    reached = share.cumsum(dim=0)
+    share = torch.full_like(full.mean, 1 / size)
+    spread = torch.cat([rows.square_().mean(dim=0) for rows in differences(full.honest, full.mean)])
+    for part in (spread, (full.origin - full.mean).square_(), full.direction.square()):
+        share.add_(part.div_(part.sum().clamp(min=torch.finfo(part.dtype).tiny)))
+    reached = share.cumsum(dim=0, dtype=torch.float64)
     steps = torch.arange(SAMPLED_COLUMNS, dtype=torch.float64, device=share.device)
     points = (steps + 0.5) / SAMPLED_COLUMNS * reached[-1]
     columns = torch.searchsorted(reached, points).clamp_(max=size - 1)
-    weights = reached[-1] / (SAMPLED_COLUMNS * share[columns])
+    roots = (reached[-1] / (SAMPLED_COLUMNS * share[columns])).sqrt()
     honest, mean, origin, direction = (part[..., columns] for part in full[:4])
-    return Problem(honest, mean, origin, direction, weights)
+    return Problem(honest, mean, origin, direction, roots.to(mean.dtype))

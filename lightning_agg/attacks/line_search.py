@@ -8,6 +8,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.damage import problem, typical_factor
+from lightning_agg.attacks.geometry import wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import SettingError, require
 
@@ -83,10 +84,11 @@ class LineSearch(Attack):
                 "LineSearch must know the rule: give it an aggregator, or the call a context with aggregate."
             )
         origin, direction = self.attack.line(honest, own)
-        scale = typical_factor(honest, direction)
+        mean = wide_mean(honest)
+        scale = typical_factor(honest, mean, direction)
         if not 0 < scale < float("inf"):
             return origin
-        tried = problem(honest, origin, direction, equivariance)
+        tried = problem(honest, mean, origin, direction, equivariance)
         evaluations = self.evaluations or (20 if tried.honest is honest else 80)
         return origin + maximise(tried.damage(context, aggregate), scale, evaluations) * direction
 
