@@ -39,9 +39,7 @@ from reports import write_report
 from training_runs import Trainings, quiet
 
 WEIGHTS = ["mnist_rnn_paper_lstm", "mnist_rnn_lstm", "mnist_arnn_lstm"]
-MODELS = ["784-20-10 sigmoid", "784-128-10 ReLU"]
-
-
+MODELS = ["784-20-10 sigmoid", "784-20-10 ReLU"]
 MADE_WITH = ("pool_size", "rounds", "longest", "seed", "seeds")
 
 
