@@ -74,7 +74,7 @@ def cifar(measure: Trainings[Run], rounds: int, seeds: int) -> Iterator[str]:
     yield "# CIFAR-10 with exclusive labels"
     yield ""
     yield (
-        f"`ConvNet` (13,018 parameters), 5 workers with {images} images of two labels each, batch {batch}, {rounds} rounds, {seeds} seeds;"
+        f"`ConvNet` (13,018 parameters), 5 workers with {images} images of two labels each, batch {batch}, {rounds} rounds, seeds: {seeds};"
         " in the line IID every worker has all labels. Learning rate halved, a tenth and a twentieth after 1/7, 3/7 and 5/7 of the"
         " rounds, as in the paper (1000, 3000 and 5000 of 7000, ResNet20, all images: `configs/noise/cifar10.yaml`). Averages over the"
         f" last half of the rounds, accuracies at the end. {NORMS}"
@@ -109,7 +109,8 @@ def learned(
     yield (
         f"MNIST, 10 workers with 100 images of one label each, full gradients, {rounds} rounds, {seeds} seeds, no attackers. Averages over the last"
         f" half of the rounds, accuracies at the end. Learning rates of {LEARNED_LRS} (learned: 0.2 or 1) and b of {LEARNED_NOISES} are those with"
-        f" the smallest training loss with a seed of their own. {NORMS}"
+        f" the smallest training loss with a seed of their own. {NORMS} `mnist_rnn_lstm` trusts a worker by the median of its cosines with"
+        " the others: with one label each that is negative for all of them, nobody is trusted, and the model stays where it is."
     )
     hand_made = [("mean", (0.0,)), ("coordinate_median", (0.0,)), ("coordinate_median", LEARNED_NOISES)]
     for model in models:
