@@ -110,7 +110,7 @@ def learned(
         f"MNIST, 10 workers with 100 images of one label each, full gradients, {rounds} rounds, {seeds} seeds, no attackers. Averages over the last"
         f" half of the rounds, accuracies at the end. Learning rates of {LEARNED_LRS} (learned: 0.2 or 1) and b of {LEARNED_NOISES} are those with"
         f" the smallest training loss with a seed of their own. {NORMS} `mnist_rnn_lstm` trusts a worker by the median of its cosines with"
-        " the others: with one label each that is negative for all of them, nobody is trusted, and the model stays where it is."
+        " the others: with one label each that is negative, hardly anybody is trusted, and the model does not learn."
     )
     hand_made = [("mean", (0.0,)), ("coordinate_median", (0.0,)), ("coordinate_median", LEARNED_NOISES)]
     for model in models:
