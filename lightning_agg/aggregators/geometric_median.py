@@ -35,7 +35,8 @@ class GeometricMedian(WeightedAggregator):
 
     Reference:
         Pillutla et al., `Robust Aggregation for Federated Learning <https://arxiv.org/abs/1912.13445>`_, IEEE
-        Transactions on Signal Processing 2022, Algorithm 2, with all workers weighted equally. We stop where the objective is stationary, not after a few iterations.
+        Transactions on Signal Processing 2022, Algorithm 2, with all workers weighted equally. We stop where the
+        objective is stationary, not after a few iterations.
 
     Args:
         iterations: Largest number of iterations, at least 1.
