@@ -30,6 +30,7 @@ from typing import Any
 
 import byzfl
 import torch
+from reports import write_report
 from torch import Tensor
 from torchjd import aggregation as torchjd
 
@@ -273,15 +274,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.zeros(30 * 2**18)  # 30 MiB, freed at once: glibc then keeps what it is given back, as in a long run
     limits = Limits(arguments.cap, arguments.memory << 30, arguments.repeats)
-    report = "\n".join(table(arguments.rules, [named[name] for name in arguments.shapes], limits)) + "\n"
-    if arguments.output is None:
-        print(report, end="")
-        return
-    if arguments.output.exists():
-        _, heading, kept = arguments.output.read_text().partition(KEPT_FROM)
-        report += f"\n{heading}{kept}" if heading else ""
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report)
+    write_report(
+        table(arguments.rules, [named[name] for name in arguments.shapes], limits),
+        arguments.output,
+        KEPT_FROM,
+    )
 
 
 if __name__ == "__main__":

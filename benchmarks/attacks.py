@@ -21,6 +21,7 @@ from typing import Any
 
 import byzfl
 import torch
+from reports import write_report
 from torch import Tensor
 
 from lightning_agg.aggregators import (
@@ -126,15 +127,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.zeros(30 * 2**18)  # 30 MiB, freed at once: glibc then keeps what it is given back, as in a long run
-    report = "\n".join(table(arguments.width, arguments.repeats)) + "\n"
-    if arguments.output is None:
-        print(report, end="")
-        return
-    if arguments.output.exists():
-        _, heading, kept = arguments.output.read_text().partition(KEPT_FROM)
-        report += f"\n{heading}{kept}" if heading else ""
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report)
+    write_report(table(arguments.width, arguments.repeats), arguments.output, KEPT_FROM)
 
 
 if __name__ == "__main__":
