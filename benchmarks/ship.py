@@ -68,8 +68,8 @@ def scores(name: str, results: dict[str, Any]) -> Iterator[str]:
         if usual != plain:
             continue
         if run.attack == NO_ATTACK and run.rounds == max(MARKS):
-            for mark, loss in result["loss"].items():
-                losses[int(mark)].append(loss)
+            for mark in MARKS:
+                losses[mark].append(result["loss"][str(mark)])
         elif run.attack in ATTACKS and run.rounds == 100:
             accuracies[run.num_byzantine, run.attack].append(result["accuracy"])
     if losses:

@@ -145,7 +145,9 @@ def test_momenta_are_running_means_of_the_center():
 
 
 def test_untrained_momenta_are_sgd_with_momentum():
-    rule = Recurrent(worker_order="sorted", scale="median", running_scale=0.9, momenta=[0.5], output_scale=2.0)
+    rule = Recurrent(
+        worker_order="sorted", scale="median", running_scale=0.9, momenta=[0.5], output_scale=2.0
+    )
     nn.init.zeros_(rule.network.output)
     total = torch.zeros(6)
     for _ in range(30):
