@@ -113,7 +113,7 @@ def main() -> None:
     if arguments.command == "ushape":
         ushape(arguments.output, arguments.copies, arguments.seed)
     else:
-        write_report(lines(arguments), arguments.output)
+        write_report(lines(arguments), arguments.output, kept_from="## What holds")
 
 
 def _add_files(command: argparse.ArgumentParser) -> None:

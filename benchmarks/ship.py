@@ -20,22 +20,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from learned import ATTACKS, MARKS, NO_ATTACK, Run
 from reports import header, row, spread
 
 from lightning_agg import pretrained
+from lightning_agg.aggregators import Recurrent
 from lightning_agg.aggregators.recurrent import read_weights
 
 
-def card(run: Path, name: str, command: str, results: dict[str, Any]) -> Iterator[str]:
+def last_weights(run: Path) -> Path:
+    """Those of the run's last checkpoint, as a file."""
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    rule, prefix = Recurrent(weights=str(run / "aggregator.safetensors")), "aggregator.network."
+    rule.network.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    )
+    rule.save(run / "last.safetensors")
+    return run / "last.safetensors"
+
+
+def card(
+    run: Path, weights: Path, last: bool, name: str, command: str, results: dict[str, Any]
+) -> Iterator[str]:
     """The lines of the card."""
-    weights = run / "aggregator.safetensors"
     settings, tensors = read_weights(weights)
     config = yaml.safe_load((run / "config.yaml").read_text())
     with (run / "metrics.csv").open() as file:
         validations = [line for line in csv.DictReader(file) if line.get("meta/val_loss")]
-    best = min(validations, key=lambda line: float(line["meta/val_loss"]))
+    shown = validations[-1] if last else min(validations, key=lambda line: float(line["meta/val_loss"]))
     yield f"# {name}"
     yield ""
     yield f"Trained weights of `Recurrent`: `--model.aggregator Recurrent --model.aggregator.weights {name}`,"
@@ -44,10 +58,10 @@ def card(run: Path, name: str, command: str, results: dict[str, Any]) -> Iterato
     yield f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}."
     yield f"- {sum(t.numel() for t in tensors.values()):,} weights, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`."
     yield f"- Trained on {config['data']['class_path'].split('.')[-1]}, seed {config['seed_everything']}, {config['trainer']['max_steps']}"
-    yield f"  windows; these are the weights after {int(best['step']) + 1}, the best validation: loss"
-    yield f"  {float(best['meta/val_loss']):.3f} along the episodes and {float(best['val/loss']):.3f} at their end, accuracy {100 * float(best['val/accuracy']):.1f} %"
+    yield f"  windows; these are the weights after {int(shown['step']) + 1}, the {'last' if last else 'best'} validation: loss"
+    yield f"  {float(shown['meta/val_loss']):.3f} along the episodes and {float(shown['val/loss']):.3f} at their end, accuracy {100 * float(shown['val/accuracy']):.1f} %"
     yield "  there (mean over the validation episodes of the config below)."
-    yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}`."
+    yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{' --last' if last else ''}`."
     yield ""
     yield from scores(name, results)
     yield "## Configuration"
@@ -103,13 +117,18 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--command", required=True, help="what made the run")
     parser.add_argument("--results", type=Path, help="results of benchmarks/learned.py")
+    parser.add_argument(
+        "--last", action="store_true", help="the last weights instead of the best validation's"
+    )
     arguments = parser.parse_args()
-    lines = arguments.results.read_text().splitlines() if arguments.results else []
-    results = dict(map(json.loads, lines))
-    text = "\n".join(card(arguments.run, arguments.name, arguments.command, results)) + "\n"
+    found = arguments.results.read_text().splitlines() if arguments.results else []
+    results = dict(map(json.loads, found))
+    weights = last_weights(arguments.run) if arguments.last else arguments.run / "aggregator.safetensors"
+    lines = card(arguments.run, weights, arguments.last, arguments.name, arguments.command, results)
+    text = "\n".join(lines) + "\n"
     (pretrained.FOLDER / f"{arguments.name}.md").write_text(text)
     target = pretrained.FOLDER / f"{arguments.name}.safetensors"
-    shutil.copyfile(arguments.run / "aggregator.safetensors", target)
+    shutil.copyfile(weights, target)
 
 
 if __name__ == "__main__":
