@@ -106,7 +106,8 @@ class WorkerFeatures:
         weights = (2 * trust).clamp(0, 1)
         slots = self._resampled(weights[:, None] * rows if self.gate else rows)
         scale = self._scale(rows, slots, weights)
-        parts = [slots, self._center(rows, weights)[None]] if self.gate else [slots]
+        center = self._center(rows, weights)[None] if self.gate or self.momenta else rows[:0]
+        parts = [slots, center] if self.gate else [slots]
         parts = [self._clamped(torch.where(scale > 0, part / _positive(scale), 0.0)) for part in parts]
         if self.loss_information:
             parts.append(self._resampled(trust)[:, None].expand(-1, rows.shape[1]))
@@ -120,7 +121,7 @@ class WorkerFeatures:
         momenta = seen.momenta
         if self.momenta:
             decays = rows.new_tensor(self.momenta)[:, None]
-            momenta = decays * momenta + (1 - decays) * self._center(rows, weights)
+            momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         return Features(torch.cat(parts), scale, Seen(running, total, momenta))
 

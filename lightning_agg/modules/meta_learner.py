@@ -85,9 +85,6 @@ class MetaLearner(PoolModule):
 
     inner_parameters: Tensor
     inner_memory: Tensor
-    inner_scale: Tensor
-    inner_trust: Tensor
-    inner_momenta: Tensor
     inner_episodes: Tensor
     inner_steps: Tensor
     best_loss: Tensor
@@ -167,9 +164,8 @@ class MetaLearner(PoolModule):
         columns = self.num_tasks * size
         self.register_buffer("inner_parameters", torch.zeros(self.num_tasks, size))
         self.register_buffer("inner_memory", torch.zeros(self.aggregator.network.state_size, columns))
-        self.register_buffer("inner_scale", seen.scale.repeat(self.num_tasks, 1))
-        self.register_buffer("inner_trust", seen.trust.repeat(self.num_tasks, 1))
-        self.register_buffer("inner_momenta", seen.momenta.repeat(self.num_tasks, 1, 1))
+        for name, value in seen._asdict().items():
+            self.register_buffer(f"inner_{name}", torch.stack([value] * self.num_tasks))
         self.register_buffer("inner_episodes", torch.full((self.num_tasks,), -1))
         self.register_buffer("inner_steps", torch.zeros(self.num_tasks, dtype=torch.long))
         self.register_buffer("best_loss", torch.tensor(torch.inf))
@@ -281,16 +277,15 @@ class MetaLearner(PoolModule):
         return InnerState(
             self.inner_parameters,
             self.inner_memory,
-            tuple(map(Seen, self.inner_scale, self.inner_trust, self.inner_momenta)),
+            tuple(map(Seen, *(getattr(self, f"inner_{name}") for name in Seen._fields))),
             tuple(self.inner_episodes.tolist()),
             tuple(self.inner_steps.tolist()),
         )
 
     def _carry(self, state: InnerState) -> None:
         self.inner_parameters, self.inner_memory = state.parameters, state.memory
-        self.inner_scale = torch.stack([seen.scale for seen in state.seen])
-        self.inner_trust = torch.stack([seen.trust for seen in state.seen])
-        self.inner_momenta = torch.stack([seen.momenta for seen in state.seen])
+        for name, values in zip(Seen._fields, zip(*state.seen, strict=True), strict=True):
+            setattr(self, f"inner_{name}", torch.stack(values))
         self.inner_steps = torch.tensor(state.steps)
 
     def _begin_if_finished(self, task: int) -> None:
@@ -305,9 +300,10 @@ class MetaLearner(PoolModule):
         self.inner_parameters[task] = self.initial_parameters(episode).to(self.inner_parameters)
         self.inner_memory = self.inner_memory.clone()
         self.inner_memory[:, task * size : (task + 1) * size] = 0
-        self.inner_scale, self.inner_trust = self.inner_scale.clone(), self.inner_trust.clone()
-        self.inner_momenta = self.inner_momenta.clone()
-        self.inner_scale[task] = self.inner_trust[task] = self.inner_momenta[task] = 0
+        for name in Seen._fields:
+            value = getattr(self, f"inner_{name}").clone()
+            value[task] = 0
+            setattr(self, f"inner_{name}", value)
 
     def _horizon(self, episode: int, task: int) -> int:
         if self.curriculum is not None:
