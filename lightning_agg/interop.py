@@ -46,11 +46,14 @@ def for_torchjd(aggregator: Aggregator) -> Any:
     from torchjd.aggregation import Aggregator as TheirAggregator
 
     class Ours(TheirAggregator):
+        """One of our rules as TorchJD calls one."""
+
         def __init__(self) -> None:
             super().__init__()
             self.aggregator = aggregator
 
         def forward(self, matrix: Tensor, /) -> Tensor:
+            """``(M, d)`` -> ``(d,)``."""
             return self.aggregator(matrix)
 
     return Ours()
@@ -68,11 +71,14 @@ def weighting_for_torchjd(aggregator: Aggregator) -> Any:
     from torchjd.aggregation import Weighting
 
     class Influence(Weighting[Tensor]):
+        """How much weight one of our rules gives to each row."""
+
         def __init__(self) -> None:
             super().__init__()
             self.aggregator = aggregator
 
         def forward(self, matrix: Tensor, /) -> Tensor:
+            """``(M, d)`` -> ``(M,)``."""
             shares = self.aggregator.influence(matrix)
             name = type(self.aggregator).__name__
             require(shares is not None, f"weighting_for_torchjd: {name} defines no influence of the rows.")

@@ -17,6 +17,9 @@ pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import ks_2samp
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_agg.aggregators import (
     CAF,
@@ -35,7 +38,15 @@ from lightning_agg.aggregators import (
     TrimmedMean,
     Zeno,
 )
-from lightning_agg.attacks import ALittleIsEnough, InnerProduct, Mimic, SignFlip
+from lightning_agg.attacks import (
+    ALittleIsEnough,
+    AttackContext,
+    Gaussian,
+    InnerProduct,
+    LabelFlip,
+    Mimic,
+    SignFlip,
+)
 from lightning_agg.interop import for_arrays
 from lightning_agg.preaggregators import AdaptiveClipping, Bucketing, NearestNeighborMixing, NormClipping
 
@@ -244,6 +255,53 @@ def test_attacks(pool: tuple[np.ndarray, int], factor: float) -> None:
         (Mimic(worker=worker), byzfl.Mimic(epsilon=worker)),
     ]:
         same(ours(honest, own)[0], theirs(x))
+
+
+@parity
+@given(st.floats(-100, 100), st.floats(0.01, 100), st.integers(0, 2**31), st.integers(2000, 4000))
+def test_gaussian_has_the_same_law(mean: float, std: float, seed: int, width: int) -> None:
+    """Each draws by its own generator, so the draws are compared as samples."""
+    byzfl = pytest.importorskip("byzfl")
+    own = torch.zeros(2, width, dtype=torch.float64)
+    sent = Gaussian(std, shared=True, mean=mean)(own, own, AttackContext(seed=seed))
+    np.random.seed(seed)
+    theirs = byzfl.Gaussian(mean, std)(own.numpy())
+    assert torch.equal(sent[0], sent[1])  # theirs is one row for all attackers
+    assert theirs.shape == sent[0].shape
+    assert ks_2samp(sent[0], theirs).pvalue > 1e-4
+
+
+@parity
+@given(st.integers(2, 10), st.integers(1, 3), st.integers(1, 8), st.data())
+def test_label_flip_sends_the_same_gradients(
+    classes: int, workers: int, batch: int, data: st.DataObject
+) -> None:
+    """Theirs sends the mean of the flipped gradients, ours each; that both look at the same data is the test's doing."""
+    byzfl = pytest.importorskip("byzfl")
+    inputs = torch.randn(workers, batch, 784, generator=torch.Generator().manual_seed(batch))
+    labels = st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch)
+    targets = torch.tensor([data.draw(labels) for _ in range(workers)])
+    flipped, own = [], []
+    for samples in zip(inputs, targets, strict=True):
+        client = byzfl.Client(
+            {
+                "model_name": "logreg_mnist",
+                "device": "cpu",
+                "loss_name": "CrossEntropyLoss",
+                "LabelFlipping": True,
+                "nb_labels": classes,
+                "momentum": 0.0,
+                "training_dataloader": DataLoader(TensorDataset(*samples), batch_size=batch),
+                "store_per_client_metrics": False,
+            }
+        )
+        client.compute_gradients()
+        flipped.append(client.get_flat_flipped_gradients())
+        loss = cross_entropy(client.model(samples[0]), LabelFlip().poison(samples[1], classes))
+        gradients = torch.autograd.grad(loss, list(client.model.parameters()))
+        own.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    sent = LabelFlip()(torch.stack(flipped), torch.stack(own))
+    torch.testing.assert_close(sent.mean(dim=0), byzfl.LabelFlipping()(flipped))
 
 
 # Precision ----------------------------------------------------------------------------------------------------
