@@ -150,11 +150,15 @@ class Window:
                 self.sums[layer].addmm_(steps[layer].rows, by_gates.all.T)
 
     def gradients(self) -> list[Tensor]:
-        """What :meth:`backward` has added up, for each of the network's ``parameters()``."""
-        sums = [total.T for total in self.sums]
+        """What :meth:`backward` has added up since the last call, for each of the network's ``parameters()``."""
+        totals = [self.output_sum, self.output_bias_sum, *self.sums]
+        output, output_bias, *sums = [total.clone() for total in totals]
+        for total in totals:
+            total.zero_()
+        sums = [total.T for total in sums]
         return [
-            self.output_sum,
-            self.output_bias_sum,
+            output,
+            output_bias,
             *[total[self.of_input, : -self.size - 1] for total in sums],
             *[total[self.of_hidden, -self.size - 1 : -1] for total in sums],
             *[total[self.of_input, -1:] for total in sums],

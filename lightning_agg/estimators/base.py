@@ -1,11 +1,26 @@
 """Base class of the estimators of the meta-gradient."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor
 
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.unroll import InnerProblem, InnerState
+
+
+class MetaGradient(NamedTuple):
+    """What a window of T tasks and K rounds gives.
+
+    Attributes:
+        gradients: For each of the network's ``parameters()``, the derivative of each task's meta-loss, ``(T, *shape)``.
+        losses: Before each round and after the last, ``(K + 1, T)``.
+        after: The state after the window, detached.
+    """
+
+    gradients: list[Tensor]
+    losses: Tensor
+    after: InnerState
 
 
 class Estimator(ABC):
@@ -20,18 +35,15 @@ class Estimator(ABC):
         weights: Tensor,
         loss_cap: float,
         key: tuple[int, int],
-    ) -> tuple[InnerState, Tensor]:
-        """Advance all tasks by a window and add the meta-gradient to ``.grad`` of the network; called once a meta-step.
+    ) -> MetaGradient:
+        """Advance all tasks by a window; called once a meta-step.
 
         Args:
             problem: What is trained.
             aggregator: The aggregator that is trained.
             state: Where the tasks are.
-            weights: ``(K,)`` weights w of the losses after each of the K rounds; their weighted sum, averaged over
-                tasks, is the meta-loss.
+            weights: ``(K,)`` weights w of the losses after each of the K rounds; their weighted sum is the meta-loss of a
+                task.
             loss_cap: A loss above it, or not finite, counts as constant.
             key: (seed, meta-step), for estimators that draw.
-
-        Returns:
-            The state after the window, detached, and the losses ``(K + 1, T)``.
         """

@@ -8,7 +8,7 @@ from lightning_agg import seeding
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.recurrent_window import Window
 from lightning_agg.errors import require
-from lightning_agg.estimators.base import Estimator
+from lightning_agg.estimators.base import Estimator, MetaGradient
 from lightning_agg.unroll import InnerProblem, InnerState, rollout
 
 
@@ -42,7 +42,7 @@ class Replay(Estimator):
         weights: Tensor,
         loss_cap: float,
         key: tuple[int, int],
-    ) -> tuple[InnerState, Tensor]:
+    ) -> MetaGradient:
         """See :meth:`Estimator.window`."""
         size = state.parameters.numel()
         count = min(self.num_coordinates or size, size)
@@ -51,12 +51,16 @@ class Replay(Estimator):
             rng = seeding.generator(key[0], "replayed coordinates", step=key[1])
             chosen = torch.from_numpy(np.sort(rng.choice(size, count, replace=False))).to(chosen.device)
         trajectory = rollout(problem, aggregator, state, len(weights), weights, loss_cap, chosen)
-        pull = trajectory.factors * trajectory.cotangents * (size / count / len(state.episodes))
+        pull = trajectory.factors * trajectory.cotangents * (size / count)
         window = Window(aggregator.network, len(weights), min(self.chunk_size, count))
-        for start in range(0, count, self.chunk_size):
-            columns = slice(start, start + self.chunk_size)
-            window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
-            window.backward(pull[:, columns])
-        for p, gradient in zip(aggregator.network.parameters(), window.gradients(), strict=True):
-            p.grad = gradient if p.grad is None else p.grad + gradient
-        return trajectory.after, trajectory.losses
+        tasks = chosen // state.parameters.shape[1]
+        gradients = []
+        for task in range(len(state.episodes)):
+            start, end = torch.searchsorted(tasks, torch.tensor([task, task + 1]).to(tasks)).tolist()
+            for first in range(start, end, self.chunk_size):
+                columns = slice(first, min(first + self.chunk_size, end))
+                window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
+                window.backward(pull[:, columns])
+            gradients.append(window.gradients())
+        stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+        return MetaGradient(stacked, trajectory.losses, trajectory.after)

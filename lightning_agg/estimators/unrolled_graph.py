@@ -3,18 +3,19 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
-from lightning_agg.estimators.base import Estimator
+from lightning_agg.estimators.base import Estimator, MetaGradient
 from lightning_agg.unroll import InnerProblem, InnerState, round_features
 
 
 class UnrolledGraph(Estimator):
     """Truncated backpropagation as in the textbook: one graph through the K rounds of the window.
 
-    Its memory grows with K times the number of coordinates; :class:`Replay` gives the same without.
+    Its memory grows with K times the number of coordinates; :class:`Replay` gives the same without. All tasks share the
+    graph: one that has diverged makes the gradients of the others NaN too (0 times NaN), which :class:`Replay` does not.
 
     Args:
         second_order: Whether the workers' gradients, and what is made of them, depend on the parameters too.
@@ -31,11 +32,11 @@ class UnrolledGraph(Estimator):
         weights: Tensor,
         loss_cap: float,
         key: tuple[int, int],
-    ) -> tuple[InnerState, Tensor]:
+    ) -> MetaGradient:
         """See :meth:`Estimator.window`."""
         losses = []
         with torch.enable_grad():
-            now, total = state, weights.new_zeros(())
+            now, total = state, weights.new_zeros(len(state.episodes))
             for k in range(len(weights) + 1):
                 received = [
                     problem.differentiable_round(theta, episode, step, self.second_order)
@@ -45,7 +46,7 @@ class UnrolledGraph(Estimator):
                 losses.append(values.detach())
                 if k > 0:
                     counted = values.isfinite() & (values <= loss_cap)
-                    total = total + weights[k - 1] * torch.where(counted, values, 0.0).mean()
+                    total = total + weights[k - 1] * torch.where(counted, values, 0.0)
                 if k == len(weights):
                     break
                 with torch.set_grad_enabled(self.second_order):
@@ -58,11 +59,18 @@ class UnrolledGraph(Estimator):
                     seen=seen,
                     steps=tuple(step + 1 for step in now.steps),
                 )
-            torch.autograd.backward(total)
+            gradients = [_gradients(loss, aggregator.network) for loss in total]
         after = replace(
             now,
             parameters=now.parameters.detach(),
             memory=now.memory.detach(),
             seen=tuple(Seen(*(part.detach() for part in seen)) for seen in now.seen),
         )
-        return after, torch.stack(losses)
+        stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+        return MetaGradient(stacked, torch.stack(losses), after)
+
+
+def _gradients(loss: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        loss, list(network.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )

@@ -30,6 +30,7 @@ from lightning_agg.modules.base import (
 from lightning_agg.modules.curriculum import Curriculum
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
 from lightning_agg.modules.inner_problem import PoolProblem
+from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context
 from lightning_agg.unroll import InnerState
 
@@ -71,6 +72,8 @@ class MetaLearner(PoolModule):
             however far it is (the average log loss of Wichrowska et al., *Learned optimizers that scale and generalize*, ICML
             2017).
         clip_norm: The meta-gradient is scaled down to this norm.
+        task_clip_norm: Before it is averaged, that of each task is scaled down to this norm, so that no unstable training drowns
+            the others; not when null.
         parameter_scaling: In a trained episode each parameter tensor is θ = c x with c = exp(U(-s, s)) for this s, and x is what
             the aggregator moves: its update counts c² times, and it learns to find the step size by itself (Lv, Jiang, Li,
             *Learning gradient descent: better generalization and longer horizons*, ICML 2017, section 4.1, where c is drawn
@@ -108,6 +111,7 @@ class MetaLearner(PoolModule):
         final_loss_only: bool = False,
         log_loss: bool = False,
         clip_norm: float = 1.0,
+        task_clip_norm: float | None = None,
         parameter_scaling: float = 0.0,
         val_horizon: int | None = None,
         val_episodes: int = 2,
@@ -121,6 +125,8 @@ class MetaLearner(PoolModule):
         require_count("num_tasks", num_tasks, minimum=1)
         require_count("val_episodes", val_episodes, minimum=1)
         require_positive("clip_norm", clip_norm)
+        if task_clip_norm is not None:
+            require_positive("task_clip_norm", task_clip_norm)
         require_non_negative("parameter_scaling", parameter_scaling)
         for rounds in self.horizons or [0]:
             require(
@@ -135,6 +141,7 @@ class MetaLearner(PoolModule):
         self.estimator = estimator or Replay()
         self.log_loss = log_loss
         self.clip_norm = clip_norm
+        self.task_clip_norm = task_clip_norm
         self.parameter_scaling = parameter_scaling
         self.val_horizon = val_horizon or 2 * max(self.horizons)
         self.val_episodes = val_episodes
@@ -193,19 +200,15 @@ class MetaLearner(PoolModule):
         for task in range(self.num_tasks):
             self._begin_if_finished(task)
         optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
         weights = self.loss_weights.to(self.inner_parameters)
-        state, losses = self.estimator.window(
+        gradients, losses, after = self.estimator.window(
             self.problem, self.aggregator, self._state(), weights, self.loss_cap, (self.seed, batch)
         )
-        self._carry(state)
+        self._carry(after)
         parameters = list(self.aggregator.network.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if bool(norm.isfinite()):
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        else:
-            for p in parameters:
-                p.grad = torch.zeros_like(p)
+        for p, gradient in zip(parameters, mean_over_tasks(gradients, self.task_clip_norm), strict=True):
+            p.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
         self.advance_schedule()
         self.log("meta/loss", losses[1:].mean(), prog_bar=True, batch_size=1)
