@@ -1,6 +1,5 @@
 """Centered clipping."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,16 +73,21 @@ class CenteredClipping(Aggregator):
 
     def _moved_center(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The center and the weights of the rows in it, after all iterations."""
+        size = len(gradients)
         rows = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
         start = center = self._start(rows)
-        # NumPy, because its calls on M numbers take a third of the time of torch's.
-        weights = np.zeros(len(gradients))
+        # Lists, because for the tens of rows of a pool a call of torch or NumPy takes longer than the loop.
+        shares = [0.0] * size
+        weights = torch.zeros(0)
         for _ in range(self.iterations):
-            distances = distances_to(rows, center).cpu().numpy()
-            factors = self.radius / np.maximum(distances, self.radius)
-            weights = factors / len(gradients) + (1 - factors.mean()) * weights
-            center = torch.addmv(start, rows.T, torch.from_numpy(weights).to(rows), beta=1 - weights.sum())
-        return center.to(gradients.dtype), torch.from_numpy(weights)
+            factors = [
+                self.radius / max(length, self.radius) for length in distances_to(rows, center).tolist()
+            ]
+            rest = 1 - sum(factors) / size
+            shares = [factor / size + rest * share for factor, share in zip(factors, shares, strict=True)]
+            weights = torch.tensor(shares, dtype=rows.dtype, device=rows.device)
+            center = torch.addmv(start, rows.T, weights, beta=1 - sum(shares))
+        return center.to(gradients.dtype), weights
 
     def _start(self, gradients: Tensor) -> Tensor:
         center = self.center

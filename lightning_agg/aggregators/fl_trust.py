@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator, require_count
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import combine, double_blocks, norms
+from lightning_agg.aggregators.linalg import combine, contiguous_blocks, norms
 from lightning_agg.errors import require
 
 
@@ -67,7 +67,7 @@ class FLTrust(Aggregator):
         assert context.public_gradient is not None
         reference = context.public_gradient(self.public_samples).to(gradients.device, torch.float64)
         scales = torch.linalg.vector_norm(reference) / norms(gradients)
-        blocks = double_blocks(gradients, reference)
+        blocks = contiguous_blocks(torch.float64, gradients, reference)
         inner = torch.stack([rows @ part for rows, part in blocks]).sum(dim=0)
         trust = (inner * scales / reference.square().sum()).clamp(0, 1)
         known = trust.isfinite() & scales.isfinite()

@@ -34,15 +34,23 @@ def narrow_blocks(gradients: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor,
     return zip(*(torch.split(tensor, width, dim=-1) for tensor in (gradients, *vectors)), strict=True)
 
 
-def double_blocks(gradients: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The :func:`narrow_blocks`, the first as a contiguous float64 copy that is valid until the next is asked for."""
-    scratch = _scratch(gradients, torch.float64)
+def contiguous_blocks(
+    dtype: torch.dtype, gradients: Tensor, *vectors: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """The :func:`narrow_blocks`, the first contiguous and of the dtype: only to read, until the next is asked for."""
+    if gradients.dtype == dtype and gradients.is_contiguous() and gradients.shape[1] <= _width(gradients):
+        yield gradients, *vectors
+        return
+    scratch = _scratch(gradients, dtype)
     for block, *parts in narrow_blocks(gradients, *vectors):
         yield scratch[: block.numel()].view(block.shape).copy_(block), *parts
 
 
 def differences(gradients: Tensor, point: Tensor) -> Iterator[Tensor]:
     """Blocks of ``gradients - point`` in the dtype of ``point``, the wider, each valid until the next is asked for."""
+    if gradients.shape[1] <= _width(gradients):
+        yield gradients - point
+        return
     scratch = _scratch(gradients, point.dtype)
     for block, part in narrow_blocks(gradients, point):
         yield torch.sub(block, part, out=scratch[: block.numel()].view(block.shape))
@@ -57,10 +65,16 @@ def _width(gradients: Tensor) -> int:
     return 2**20 if gradients.device.type != "cpu" else min(max(2**18 // len(gradients), 2**9), 2**14)
 
 
-def squared_distances(gradients: Tensor) -> Tensor:
-    """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal."""
+def squared_distances(gradients: Tensor, rough: bool = False) -> Tensor:
+    """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal, each to the precision of float64.
+
+    ``rough``: or to that of the rows, or of float32 where they are coarser, if that takes less time.
+    """
     if len(gradients) <= FEW:
-        return _by_differences(gradients)
+        wide = torch.promote_types(gradients.dtype, torch.float32)
+        distances = _by_differences(gradients, wide if rough else torch.float64)
+        fit = not rough or _squares_fit(distances.sqrt())
+        return distances if fit else _by_differences(gradients, torch.float64)
     distances = torch.full((len(gradients),) * 2, torch.inf, dtype=torch.float64, device=gradients.device)
     unknown = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
     while bool(unknown.any()):
@@ -103,10 +117,10 @@ def _add_lower_products(products: Tensor, rows: Tensor) -> None:
         _add_lower_products(products[half:, half:], rows[half:])
 
 
-def _by_differences(gradients: Tensor) -> Tensor:
-    """:func:`squared_distances` from all pairs of rows."""
-    blocks = double_blocks(gradients)
-    squares = [torch.nn.functional.pdist(rows).square_() for (rows,) in blocks]
+def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:
+    """:func:`squared_distances` from all pairs of rows, taken in ``dtype``."""
+    blocks = contiguous_blocks(dtype, gradients)
+    squares = [torch.nn.functional.pdist(rows).double().square_() for (rows,) in blocks]
     pairs = torch.stack(squares).sum(dim=0) if len(squares) > 1 else squares[0]
     return torch.cat([pairs, pairs.new_zeros(1)])[_places(len(gradients)).to(pairs.device)]
 
@@ -155,7 +169,7 @@ def _length(parts: list[Tensor]) -> Tensor:
 
 def _squares_fit(lengths: Tensor) -> bool:
     """Whether float32 holds the squares that count beside the longest of these lengths."""
-    return 1e-10 < float(lengths.max()) < 1e18
+    return 1e-10 < lengths.max().item() < 1e18
 
 
 def combine(weights: Tensor, gradients: Tensor) -> Tensor:

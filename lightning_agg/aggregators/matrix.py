@@ -12,7 +12,7 @@ from lightning_agg.errors import SettingError
 
 def require_matrix(gradients: Tensor) -> None:
     """Raise :class:`SettingError` unless ``gradients`` is a floating matrix with rows and columns."""
-    if gradients.ndim != 2 or not gradients.is_floating_point() or 0 in gradients.shape:
+    if gradients.ndim != 2 or not gradients.is_floating_point() or gradients.numel() == 0:
         raise SettingError(
             "gradients must be a floating (M, d) matrix with M, d >= 1, got"
             f" {gradients.dtype} of shape {tuple(gradients.shape)}."
@@ -21,7 +21,7 @@ def require_matrix(gradients: Tensor) -> None:
 
 def sum_is_finite(values: Tensor) -> bool:
     """Whether one reduction tells that ``values`` are all finite; if not, their sum may just have overflowed."""
-    return math.isfinite(values.detach().sum())  # Tensor.isfinite takes longer than the sum of a small model
+    return math.isfinite(values.sum().item())  # Tensor.isfinite takes longer than the sum of a small model
 
 
 def finite_rows(rows: Tensor) -> Any:

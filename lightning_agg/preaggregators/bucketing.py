@@ -55,22 +55,33 @@ class Bucketing(PreAggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The means, in at least float32, without the many products by 0 of :meth:`weights`."""
-        bucket = self._bucket(gradients, context)
-        counts = np.bincount(bucket)
-        rows = torch.from_numpy(bucket.argsort(kind="stable")).to(gradients.device)
-        firsts = torch.arange(0, len(rows), self.bucket_size, device=gradients.device)
+        order, shares = self._dealt(gradients, context)
+        firsts = torch.arange(0, len(order), self.bucket_size, device=gradients.device)
         wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
-        shares = torch.from_numpy(np.repeat(1 / counts, counts)).to(wide)
-        return F.embedding_bag(rows, wide, firsts, mode="sum", per_sample_weights=shares).to(gradients.dtype)
+        return F.embedding_bag(
+            torch.from_numpy(order).to(wide.device),
+            wide,
+            firsts,
+            mode="sum",
+            per_sample_weights=torch.from_numpy(shares).to(wide),
+        ).to(gradients.dtype)
 
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """Equal for the rows of a bucket, 0 for the others."""
-        bucket = self._bucket(gradients, context)
-        weights = np.zeros((self.num_rows(len(bucket)), len(bucket)))
-        weights[bucket, np.arange(len(bucket))] = 1 / np.bincount(bucket)[bucket]
+        order, shares = self._dealt(gradients, context)
+        weights = np.zeros((self.num_rows(len(order)), len(order)))
+        weights[self._buckets(len(order)), order] = shares
         return torch.from_numpy(weights).to(gradients.device)
 
-    def _bucket(self, gradients: Tensor, context: Context) -> NDArray[np.int64]:
-        """The bucket of each row."""
-        order = seeding.generator(context.seed, "Bucketing", step=context.round).permutation(len(gradients))
-        return order.argsort() // self.bucket_size
+    def _dealt(self, gradients: Tensor, context: Context) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The rows, bucket after bucket and ascending in each, and the share of each in its bucket."""
+        size = len(gradients)
+        order = seeding.generator(context.seed, "Bucketing", step=context.round).permutation(size)
+        order = order[np.lexsort((order, self._buckets(size)))]
+        shares = np.full(size, 1 / self.bucket_size)
+        last = size % self.bucket_size
+        shares[size - last :] = 1 / max(last, 1)
+        return order, shares
+
+    def _buckets(self, size: int) -> NDArray[np.int64]:
+        return np.arange(size) // self.bucket_size

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.aggregators.matrix import require_matrix, sum_is_finite
 from lightning_agg.preaggregators.base import PreAggregator
@@ -26,7 +26,7 @@ class Clipping(PreAggregator):
         self.check(len(gradients))
         lengths = row_lengths(gradients.detach())
         if sum_is_finite(lengths):
-            return self._scaled(gradients.detach(), lengths, context or Context())
+            return self._scaled(gradients.detach(), lengths, context or NOTHING)
         return super().__call__(gradients, context)
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:

@@ -272,6 +272,32 @@ def test_geometric_median_does_not_depend_on_how_far_attackers_are() -> None:  #
     torch.testing.assert_close(near, beside, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("others", "by_passes"),
+    [
+        (gaussian(100, 30, seed=1) + 30, True),
+        (1e6 * gaussian(100, 30, seed=1), True),
+        (gaussian(1, 30, seed=1).expand(100, -1), True),  # one row, but the others pull it off
+        (gaussian(1, 30, seed=1).expand(400, -1), True),  # one row, and it is the median
+        (
+            1e20 * gaussian(1, 30, seed=1).expand(100, -1),
+            False,
+        ),  # too far to come back from in a few iterations
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_geometric_median_of_many_rows_is_that_of_the_inner_products(
+    others: Tensor, by_passes: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.cat([gaussian(500, 30) + 0.3, others]).to(dtype)
+    rule = GeometricMedian()
+    assert (rule._by_passes(x) is not None) == by_passes
+    found, influence = rule(x), rule.influence(x)
+    monkeypatch.setattr("lightning_agg.aggregators.geometric_median.MANY", 10**6)
+    torch.testing.assert_close(found, rule(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(influence, rule.influence(x), rtol=1e-3, atol=1e-4)
+
+
 def test_geometric_median_gives_a_float64_row_beyond_squaring_no_weight() -> None:
     x = honest_rows(dtype=torch.float64)
     x[3] = 1e200
