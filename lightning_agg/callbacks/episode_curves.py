@@ -29,6 +29,6 @@ class EpisodeCurves(L.Callback):
         step = trainer.global_step - 1 if trainer.state.fn == "fit" else pl_module.trained_rounds
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                figure = curves_figure(pl_module.episodes, pl_module.loss_cap)
+                figure = curves_figure(pl_module.episodes, pl_module.largest_shown)
                 logger.experiment.add_figure(f"{stage}/episodes", figure, global_step=step)
                 plt.close(figure)

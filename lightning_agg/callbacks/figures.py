@@ -65,8 +65,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def curves_figure(episodes: Mapping[str, "Episode"], loss_cap: float) -> Figure:
-    """One panel per episode: loss over rounds, the learned aggregator in black; losses above ``loss_cap`` are cut off."""
+def curves_figure(episodes: Mapping[str, "Episode"], largest: float) -> Figure:
+    """One panel per episode: loss over rounds, the learned aggregator in black; losses above ``largest`` are cut off."""
     columns = min(3, len(episodes))
     rows = -(-len(episodes) // columns)
     figure = Figure(figsize=(3.5 * columns + 1.5, 2.8 * rows + 0.3), layout="constrained")
@@ -83,8 +83,8 @@ def curves_figure(episodes: Mapping[str, "Episode"], loss_cap: float) -> Figure:
         axes.set_axis_off()
     curves = [curve for e in episodes.values() for curve in (e.learned, *e.baselines.values())]
     losses = np.concatenate([curve.losses.cpu().numpy() for curve in curves])
-    shown = losses[(losses > 0) & (losses <= loss_cap)]
-    panels[0].set_ylim(0.9 * np.min(shown, initial=loss_cap / 2), loss_cap)  # of all panels: they share it
+    shown = losses[(losses > 0) & (losses <= largest)]
+    panels[0].set_ylim(0.9 * np.min(shown, initial=largest / 2), largest)  # of all panels: they share it
     figure.supxlabel("round")
     figure.supylabel("loss")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")

@@ -70,7 +70,7 @@ class MetaLearner(PoolModule):
         final_loss_only: Whether only the loss after the last round of a window counts, instead of all.
         log_loss: Whether the meta-loss is of the logarithm of the honest workers' loss, so that every training counts alike,
             however far it is (the average log loss of Wichrowska et al., *Learned optimizers that scale and generalize*, ICML
-            2017).
+            2017). Otherwise a loss above 1.5 times that of guessing counts as constant.
         clip_norm: The meta-gradient is scaled down to this norm.
         task_clip_norm: Before it is averaged, that of each task is scaled down to this norm, so that no unstable training drowns
             the others; not when null.
@@ -160,8 +160,8 @@ class MetaLearner(PoolModule):
         require(self.trainer.world_size == 1, "MetaLearner runs in one process, got trainer.devices above 1.")
         self.check_public_samples(self.aggregator)
         self.data.episodes = self.val_episodes
-        cap = 1.5 * math.log(self.num_classes)
-        self.loss_cap = math.log(cap) if self.log_loss else cap
+        self.largest_shown = 1.5 * math.log(self.num_classes)
+        self.loss_cap = math.inf if self.log_loss else self.largest_shown
         self._baseline_curves: dict[tuple[str, int], dict[str, Curve]] = {}
         if hasattr(self, "model"):
             return

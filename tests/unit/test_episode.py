@@ -84,7 +84,7 @@ def test_the_figure_has_a_panel_per_episode_and_cuts_off_what_diverged():
             "no_attack": Episode(curve(2.0, 1.0, 0.5, 0.25), {"mean": curve(2.0, 1.5, 1.0, 1.0)}),
             "Reverse_3": Episode(diverged, {"mean": diverged}),
         },
-        loss_cap=3.0,
+        largest=3.0,
     )
     figure.savefig(io.BytesIO())
     assert [panel.get_title() for panel in figure.axes] == ["no_attack", "Reverse_3"]
@@ -93,6 +93,6 @@ def test_the_figure_has_a_panel_per_episode_and_cuts_off_what_diverged():
 
 
 def test_the_figure_stands_where_everything_diverged():
-    figure = curves_figure({"Reverse_3": Episode(curve(math.inf, math.nan), {})}, loss_cap=3.0)
+    figure = curves_figure({"Reverse_3": Episode(curve(math.inf, math.nan), {})}, largest=3.0)
     figure.savefig(io.BytesIO())
     assert figure.axes[0].get_ylim() == pytest.approx((1.35, 3.0))
