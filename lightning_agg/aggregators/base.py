@@ -11,7 +11,7 @@ from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
 from lightning_agg.errors import SettingError, require
 
-Equivariance = Literal["columns", "rotations"]
+Equivariance = Literal["columns", "rotations", "linear"]
 
 
 class Aggregator(nn.Module, ABC):
@@ -43,6 +43,7 @@ class Aggregator(nn.Module, ABC):
 
     ``columns``: choosing columns; each coordinate of the aggregate depends on that of the rows alone.
     ``rotations``: orthogonal maps of the rows, also to fewer dimensions where nothing is lost.
+    ``linear``: all linear maps, because the aggregate is a sum of the rows with fixed weights.
     """
 
     spreads_nonfinite: bool = False

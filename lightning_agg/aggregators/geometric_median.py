@@ -149,7 +149,7 @@ def _about_mean(gradients: Tensor) -> Matrix:
     """Inner products relative to the mean."""
     weights = torch.full((len(gradients),), 1 / len(gradients), dtype=torch.float64)
     if len(gradients) <= FEW:
-        return centred_gram(squared_distances(gradients).cpu().numpy(), weights.numpy())
+        return centred_gram(squared_distances(gradients, exact=True).cpu().numpy(), weights.numpy())
     return products_about(gradients, combine(weights, gradients)).cpu().numpy()
 
 

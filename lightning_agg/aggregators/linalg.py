@@ -65,16 +65,15 @@ def _width(gradients: Tensor) -> int:
     return 2**20 if gradients.device.type != "cpu" else min(max(2**18 // len(gradients), 2**9), 2**14)
 
 
-def squared_distances(gradients: Tensor, rough: bool = False) -> Tensor:
-    """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal, each to the precision of float64.
+def squared_distances(gradients: Tensor, exact: bool = False) -> Tensor:
+    """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal.
 
-    ``rough``: or to that of the rows, or of float32 where they are coarser, if that takes less time.
+    Each to the precision of float64 where ``exact``, else at least to that of the rows.
     """
     if len(gradients) <= FEW:
-        wide = torch.promote_types(gradients.dtype, torch.float32)
-        distances = _by_differences(gradients, wide if rough else torch.float64)
-        fit = not rough or _squares_fit(distances.sqrt())
-        return distances if fit else _by_differences(gradients, torch.float64)
+        wide = torch.promote_types(gradients.dtype, torch.float64 if exact else torch.float32)
+        distances = _by_differences(gradients, wide)
+        return distances if _squares_fit(distances.sqrt()) else _by_differences(gradients, torch.float64)
     distances = torch.full((len(gradients),) * 2, torch.inf, dtype=torch.float64, device=gradients.device)
     unknown = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
     while bool(unknown.any()):

@@ -25,7 +25,7 @@ class Mean(Aggregator):
         tensor([2., 2.])
     """
 
-    equivariance = "columns"
+    equivariance = "linear"
     spreads_nonfinite = True
 
     def breakdown_point(self, pool_size: int) -> int:

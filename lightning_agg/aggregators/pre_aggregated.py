@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lightning_agg.aggregators.base import Aggregator
+from lightning_agg.aggregators.base import Aggregator, Equivariance
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import combine
 from lightning_agg.aggregators.matrix import drop_nonfinite
@@ -63,8 +63,10 @@ class PreAggregated(Aggregator):
         self.steps = nn.ModuleList(steps)
         self.aggregator = aggregator
         self.public_samples = aggregator.public_samples
-        if all(step.equivariance == aggregator.equivariance for step in steps):
-            self.equivariance = aggregator.equivariance
+        kinds: set[Equivariance | None] = {step.equivariance for step in steps} | {aggregator.equivariance}
+        if len(kinds) > 1:
+            kinds.discard("linear")  # which is of both other kinds
+        self.equivariance = kinds.pop() if len(kinds) == 1 else None
 
     def check(self, pool_size: int) -> None:
         """Require what the steps and the aggregator do, of the rows that reach them."""

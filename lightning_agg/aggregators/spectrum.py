@@ -26,7 +26,7 @@ CONVERGED = 1e-12
 
 def spread(gradients: Tensor) -> Array:
     """``(M, d)`` -> squared distances ``(M, M)`` on the CPU, of 1e140 at most, so that their squares are finite."""
-    return squared_distances(gradients, rough=True).cpu().clamp(max=1e140).numpy()
+    return squared_distances(gradients).cpu().clamp(max=1e140).numpy()
 
 
 def centred_gram(distances: Array, weights: Array) -> Array:

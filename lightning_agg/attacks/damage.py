@@ -21,13 +21,29 @@ SAMPLED_COLUMNS = 2**14
 
 
 class Problem(NamedTuple):
-    """Honest rows ``(H, d)``, their mean, the attackers' line, and the root of how often each column counts (1 or ``(d,)``)."""
+    """Honest rows, their mean, the attackers' line.
+
+    Attributes:
+        honest: ``(H, d)``.
+        mean: ``(d,)``.
+        origin: ``(d,)``.
+        direction: ``(d,)``.
+        roots: The root of how often each column counts, 1 or ``(d,)``.
+        typical: The factor at which the step is as long as the honest deviations are (or, without any, the mean); 0 or
+            not finite where nothing can be tried.
+    """
 
     honest: Tensor
     mean: Tensor
     origin: Tensor
     direction: Tensor
     roots: Tensor
+    typical: float = 0.0
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything can be tried."""
+        return _possible(self.typical)
 
     def damage(
         self, context: AttackContext, aggregate: Callable[[Tensor], Tensor]
@@ -37,7 +53,9 @@ class Problem(NamedTuple):
         pool, rows = context.pool(self.honest, sent)
 
         def damage(factor: float) -> float:
-            pool[rows] = torch.add(self.origin, self.direction, alpha=factor).to(pool.dtype)
+            point = torch.add(self.origin, self.direction, alpha=factor)
+            for row in rows:
+                pool[row] = point
             away = (aggregate(pool) - self.mean).mul_(self.roots)
             value = float(torch.linalg.vector_norm(away, dtype=torch.float64))
             return value if value < float("inf") else -float("inf")
@@ -45,48 +63,66 @@ class Problem(NamedTuple):
         return damage
 
 
-def typical_factor(honest: Tensor, mean: Tensor, direction: Tensor) -> float:
-    """The factor at which a step along ``direction`` is as long as the honest deviations are (or, without any, the mean).
-
-    0 or not finite where nothing can be tried.
-    """
-    length = distances_to(honest, mean).square().mean().sqrt()
-    length = torch.where(length > 0, length, torch.linalg.vector_norm(mean, dtype=torch.float64))
-    return float(length / torch.linalg.vector_norm(direction, dtype=torch.float64))
-
-
 def problem(
     honest: Tensor, mean: Tensor, origin: Tensor, direction: Tensor, equivariance: Equivariance | None
 ) -> Problem:
     """The smallest matrix on which a rule of this kind tells the damage."""
     full = Problem(honest, mean, origin, direction, mean.new_ones(1))
+    small = None
     if equivariance == "rotations" and len(mean) > len(honest) + 3:
-        return _rotated(full)
-    if equivariance == "columns" and len(mean) > SAMPLED_COLUMNS:
-        return _sampled(full)
-    return full
+        small = _rotated(full)
+    elif equivariance == "columns" and len(mean) > SAMPLED_COLUMNS:
+        small = _sampled(full)
+    if small is not None:
+        return small
+    deviation = distances_to(honest, mean).square().mean().sqrt()
+    return full._replace(typical=_typical(deviation, _length(mean), _length(direction)))
 
 
-def _rotated(full: Problem) -> Problem:
+def _possible(factor: float) -> bool:
+    return 0 < factor < float("inf")
+
+
+def _typical(deviation: Tensor, mean: Tensor, direction: Tensor) -> float:
+    """The factor of three lengths."""
+    return float(torch.where(deviation > 0, deviation, mean) / direction)
+
+
+def _length(vector: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vector, dtype=torch.float64)
+    return length
+
+
+def _rotated(full: Problem) -> Problem | None:
+    """In the span of the rows; ``None`` where float64 does not hold the squares."""
     products = inner_products(full.honest, full.mean, full.origin - full.mean, full.direction, full.mean)
     lengths = products.diagonal().sqrt()
+    deviation = products.diagonal()[: len(full.honest)].mean().sqrt()
+    typical = _typical(deviation, lengths[-1], lengths[-2])
+    if not _possible(typical):
+        return None
     divisor = torch.where(lengths > 0, lengths, 1)
     values, vectors = torch.linalg.eigh(products / divisor / divisor[:, None])
     *centred, away, direction, mean = (vectors * values.clamp(min=0).sqrt() * lengths[:, None]).unbind()
-    return Problem(torch.stack(centred) + mean, mean, away + mean, direction, full.roots.double())
+    return Problem(torch.stack(centred) + mean, mean, away + mean, direction, full.roots.double(), typical)
 
 
-def _sampled(full: Problem) -> Problem:
-    """Columns drawn systematically, in proportion to what they may contribute."""
+def _sampled(full: Problem) -> Problem | None:
+    """Columns drawn systematically, in proportion to what they may contribute; ``None`` where their dtype does not hold the squares."""
     size = len(full.mean)
     share = torch.full_like(full.mean, 1 / size)
     spread = torch.cat([rows.square_().mean(dim=0) for rows in differences(full.honest, full.mean)])
-    for part in (spread, (full.origin - full.mean).square_(), full.direction.square()):
-        share.add_(part.div_(part.sum().clamp(min=torch.finfo(part.dtype).tiny)))
+    parts = spread, (full.origin - full.mean).square_(), full.direction.square()
+    totals = [part.sum(dtype=torch.float64) for part in parts]
+    typical = _typical(totals[0].sqrt(), _length(full.mean), totals[2].sqrt())
+    if not _possible(typical):
+        return None
+    for part, total in zip(parts, totals, strict=True):
+        share.add_(part.div_(total.clamp(min=torch.finfo(part.dtype).tiny)))
     reached = share.cumsum(dim=0, dtype=torch.float64)
     steps = torch.arange(SAMPLED_COLUMNS, dtype=torch.float64, device=share.device)
     points = (steps + 0.5) / SAMPLED_COLUMNS * reached[-1]
     columns = torch.searchsorted(reached, points).clamp_(max=size - 1)
     roots = (reached[-1] / (SAMPLED_COLUMNS * share[columns])).sqrt()
-    honest, mean, origin, direction = (part[..., columns] for part in full[:4])
-    return Problem(honest, mean, origin, direction, roots.to(mean.dtype))
+    honest, mean, origin, direction = (part.index_select(-1, columns) for part in full[:4])
+    return Problem(honest, mean, origin, direction, roots.to(mean.dtype), typical)

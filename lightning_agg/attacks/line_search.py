@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
-from lightning_agg.attacks.damage import problem, typical_factor
+from lightning_agg.attacks.damage import Problem, problem
 from lightning_agg.attacks.geometry import wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import SettingError, require
@@ -31,6 +32,7 @@ class LineSearch(Attack):
     the step from the origin is as long as the honest deviations; then larger ones, to :math:`4^{14} c`, as long
     as they do no less harm. The rest contracts the bracket around the best by golden sections, to a precision
     of 1e-4: a factor closer to where a rule ceases to be fooled would not survive rounding. Factors are positive.
+    Against ``Mean``, where more is always worse, nothing is tried: the factor is :math:`4^{14} c`.
 
     Cost: ``evaluations`` aggregations: of a small matrix, made in :math:`O(H^2 d)`, where the rule allows it, else
     of all rows.
@@ -85,17 +87,27 @@ class LineSearch(Attack):
             )
         origin, direction = self.attack.line(honest, own)
         mean = wide_mean(honest)
-        scale = typical_factor(honest, mean, direction)
-        if not 0 < scale < float("inf"):
-            return origin
         tried = problem(honest, mean, origin, direction, equivariance)
+        if not tried.possible:
+            return origin
+        if equivariance == "linear":
+            size = len(context.honest) + len(context.byzantine)
+            return origin + _farthest(tried, size) * direction
         evaluations = self.evaluations or (20 if tried.honest is honest else 80)
-        return origin + maximise(tried.damage(context, aggregate), scale, evaluations) * direction
+        return origin + maximise(tried.damage(context, aggregate), tried.typical, evaluations) * direction
 
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """The expected rule must be defined for the pool."""
         if self.aggregator is not None:
             self.aggregator.check(pool_size)
+
+
+def _farthest(tried: Problem, size: int) -> float:
+    """The largest factor to try, or the one beyond which a sum of ``size`` rows overflows."""
+    length = float(torch.linalg.vector_norm(tried.direction, dtype=torch.float64))
+    overflow: float = torch.finfo(tried.honest.dtype).max / (2 * size * length)
+    far: float = tried.typical * 4.0 ** FAR[-1]
+    return min(far, overflow)
 
 
 def maximise(function: Callable[[float], float], scale: float, evaluations: int) -> float:

@@ -239,6 +239,8 @@ def test_context_and_public_samples_reach_the_aggregator() -> None:
         ([NearestNeighborMixing(1)], CoordinateMedian(), None),
         ([Bucketing(2)], Krum(1), None),
         ([], CoordinateMedian(), "columns"),
+        ([], Mean(), "linear"),
+        ([NearestNeighborMixing(1)], Mean(), "rotations"),
         ([NormClipping(1.0)], CenteredClipping(), None),
     ],
 )

@@ -328,6 +328,16 @@ def test_line_search_is_at_least_as_harmful_as_byzfl(width):
             assert harm(rule, honest, ours) >= harm(rule, honest, theirs) * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_line_search_against_the_mean_goes_as_far_as_its_numbers(size):
+    honest = size * rows(2, 30)
+    sent = LineSearch(InnerProduct(), Mean())(honest, honest.repeat(4, 1))
+    assert harm(Mean(), honest, sent) > 1e7 * float(honest.norm())
+    honest = honest.half()
+    sent = LineSearch(InnerProduct(), Mean())(honest, honest.repeat(4, 1))
+    assert 2000 < harm(Mean(), honest, sent) < 65504
+
+
 def test_line_search_asks_for_the_pool_in_order_and_leaves_memory_alone():
     seen, rule = [], CenteredClipping(1.0)
     rule(rows(5))
