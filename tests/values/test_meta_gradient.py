@@ -17,6 +17,7 @@ from lightning_agg.estimators import Replay, UnrolledGraph
 from lightning_agg.flat import trainable, unflatten
 from lightning_agg.models import MLP
 from lightning_agg.modules import MetaLearner
+from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.partitioners import QuantitySkew
 
 RNN = {"slots": 4}
@@ -64,14 +65,13 @@ def learner(settings, num_tasks=2, byzantine=1, seed=0, data=None, **more):
 
 
 def gradient(module, estimator, weights=None, windows=1):
-    network, state = module.aggregator.network, module._state()
+    state = module._state()
     weights = torch.linspace(0.5, 1.5, K, dtype=torch.float64) if weights is None else weights
     for window in range(windows):
-        network.zero_grad()
-        state, losses = estimator.window(
+        gradients, losses, state = estimator.window(
             module.problem, module.aggregator, state, weights, LOSS_CAP, (0, window)
         )
-    return nn.utils.parameters_to_vector([p.grad for p in network.parameters()]), losses, state
+    return torch.cat([g.mean(0).flatten() for g in gradients]), losses, state
 
 
 def relative(a, b):
@@ -153,7 +153,7 @@ def test_second_order_gradient_is_the_slope_of_the_meta_loss():
 
 def meta_loss_at(module, vector):
     nn.utils.vector_to_parameters(vector.clone(), module.aggregator.network.parameters())
-    _, losses = UnrolledGraph().window(
+    _, losses, _ = UnrolledGraph().window(
         module.problem,
         module.aggregator,
         module._state(),
@@ -167,15 +167,13 @@ def meta_loss_at(module, vector):
 def test_a_subset_of_the_coordinates_is_unbiased():
     module = learner(RNN)
     whole, _, _ = gradient(module, Replay())
-    network = module.aggregator.network
     weights = torch.linspace(0.5, 1.5, K, dtype=torch.float64)
     samples = []
     for index in range(200):
-        network.zero_grad()
-        Replay(num_coordinates=120).window(
+        gradients, *_ = Replay(num_coordinates=120).window(
             module.problem, module.aggregator, module._state(), weights, LOSS_CAP, (0, index)
         )
-        samples.append(nn.utils.parameters_to_vector([p.grad for p in network.parameters()]))
+        samples.append(torch.cat([g.mean(0).flatten() for g in gradients]))
     samples = torch.stack(samples)
     assert samples.std(0).norm() > 0.01 * whole.norm()
     directions = torch.randn(len(whole), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -188,9 +186,8 @@ def test_the_clipped_loss_is_constant():
     module = learner(RNN)
     state, weights = module._state(), torch.ones(K, dtype=torch.float64)
     for estimator in (Replay(), UnrolledGraph()):
-        module.aggregator.network.zero_grad()
-        estimator.window(module.problem, module.aggregator, state, weights, 0.0, (0, 0))
-        assert all(not p.grad.any() for p in module.aggregator.network.parameters() if p.grad is not None)
+        gradients, *_ = estimator.window(module.problem, module.aggregator, state, weights, 0.0, (0, 0))
+        assert not any(g.any() for g in gradients)
 
 
 def test_tasks_do_not_touch_each_other():
@@ -204,8 +201,36 @@ def test_tasks_do_not_touch_each_other():
         seen=module._state().seen[1:], episodes=module._state().episodes[1:], steps=module._state().steps[1:],
     )  # fmt: skip
     one = Replay().window(module.problem, module.aggregator, alone, torch.ones(K).double(), LOSS_CAP, (0, 0))
-    assert torch.allclose(both[0].parameters[1:], one[0].parameters, rtol=1e-12)
-    assert torch.allclose(both[1][:, 1:], one[1], rtol=1e-12)
+    assert torch.allclose(both.after.parameters[1:], one.after.parameters, rtol=1e-12)
+    assert torch.allclose(both.losses[:, 1:], one.losses, rtol=1e-12)
+    for of_both, of_one in zip(both.gradients, one.gradients, strict=True):
+        assert of_one.any()
+        assert torch.allclose(of_both[1:], of_one, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("estimator", [Replay(), Replay(num_coordinates=120)])
+def test_each_task_has_its_own_gradient(estimator):
+    """A task that has diverged gives none, and the others are as they were without it."""
+    module = learner(ARNN, num_tasks=2)
+    arguments = (torch.ones(K).double(), LOSS_CAP, (0, 0))
+    sound, *_ = estimator.window(module.problem, module.aggregator, module._state(), *arguments)
+    module.inner_parameters[0] = torch.nan
+    broken, *_ = estimator.window(module.problem, module.aggregator, module._state(), *arguments)
+    for before, after in zip(sound, broken, strict=True):
+        assert before[0].any()
+        assert torch.equal(before[1], after[1])
+        assert not after[0].any()
+
+
+def test_the_mean_over_tasks_scales_and_drops():
+    gradients = [
+        torch.tensor([[3.0, 0.0], [0.3, 0.0], [torch.nan, 1.0], [0.0, 0.0]]),
+        torch.tensor([[[4.0]], [[0.4]], [[1.0]], [[0.0]]]),
+    ]
+    clipped = mean_over_tasks(gradients, largest_norm=1.0)
+    assert [g.tolist() for g in clipped] == [pytest.approx([0.9 / 4, 0.0]), [pytest.approx([1.2 / 4])]]
+    whole = mean_over_tasks(gradients, largest_norm=None)
+    assert [g.tolist() for g in whole] == [pytest.approx([3.3 / 4, 0.0]), [pytest.approx([4.4 / 4])]]
 
 
 def test_padding_counts_for_nothing():
@@ -235,9 +260,9 @@ def test_a_diverged_task_stays_where_it_is(settings):
     module = learner({**settings, "slots": 4}, num_tasks=1)
     module.inner_parameters.fill_(torch.nan)
     weights = torch.ones(K, dtype=torch.float64)
-    state, losses = Replay().window(
+    gradients, losses, state = Replay().window(
         module.problem, module.aggregator, module._state(), weights, LOSS_CAP, (0, 0)
     )
     assert state.parameters.isnan().all()
     assert losses.isnan().all()
-    assert all(not p.grad.any() for p in module.aggregator.network.parameters() if p.grad is not None)
+    assert not any(g.any() for g in gradients)
