@@ -37,11 +37,11 @@ class PreAggregator(nn.Module, ABC):
         gradients, context = gradients.detach(), context or NOTHING
         with torch.set_grad_enabled(False):  # takes half the time of torch.no_grad()
             if self.spreads_nonfinite:
-                made = self.forward(gradients, context)
+                made: Tensor = super().__call__(gradients, context)
                 if sum_is_finite(made):
                     return made
             rows, context = drop_nonfinite(gradients, context)
-            return self.forward(rows, context) if len(rows) else rows
+            return super().__call__(rows, context) if len(rows) else rows
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """``(M, d)`` finite rows, M at least 1 -> ``(K, d)``; called once a round."""

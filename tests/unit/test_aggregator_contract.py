@@ -344,6 +344,16 @@ def test_influence(case: Case, dtype: torch.dtype) -> None:
         torch.testing.assert_close(result.double(), combined, rtol=tolerance, atol=1e-6)
 
 
+@every_case
+def test_forward_hooks_see_the_finite_rows_and_the_aggregate(case: Case) -> None:
+    rule, gradients, seen = case.make(), honest_rows(), []
+    rule.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    result = rule(gradients, context_for(gradients))
+    ((rows, output),) = seen
+    assert rows.shape == gradients.shape
+    assert torch.equal(output, result)
+
+
 def test_influence_is_none_where_it_is_not_defined() -> None:
     class First(Aggregator):
         def forward(self, gradients: torch.Tensor, context: Context) -> torch.Tensor:
