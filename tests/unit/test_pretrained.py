@@ -28,5 +28,8 @@ def test_each_loads_and_its_card_is_of_these_weights(name):
 
 
 def test_an_unknown_name_is_told_the_known_ones():
-    with pytest.raises(SettingError, match=re.escape(f"must be an existing file or one of {', '.join(pretrained.names())}, got")):
+    with pytest.raises(
+        SettingError,
+        match=re.escape(f"must be an existing file or one of {', '.join(pretrained.names())}, got"),
+    ):
         Recurrent(weights="mnist_lstm")
