@@ -82,7 +82,7 @@ CIFAR_GRIDS: dict[str, tuple[float, ...]] = {
     "Nesterov 0.9": (0.01, 0.02, 0.04, 0.06, 0.1),
     "Adam": (0.001, 0.002, 0.004, 0.008),
 }
-CIFAR_ATTACKED_GRID = (0.05, 0.1, 0.2, 0.4)
+CIFAR_ATTACKED_GRID = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
     "784-20-10": MLP,
     "784-40-10": partial(MLP, hidden_sizes=[40]),
