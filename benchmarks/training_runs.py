@@ -73,6 +73,10 @@ class Trainings(Generic[Run]):
             self.known = dict(map(json.loads, results_file.read_text().splitlines()))
         self.executor = ProcessPoolExecutor(processes, get_context("spawn"), quiet)
 
+    def __del__(self) -> None:
+        # An executor that is only forgotten ends in an OSError when the interpreter does.
+        self.executor.shutdown()
+
     def __call__(self, runs: Iterable[Run]) -> dict[Run, Any]:
         """The result of each run."""
         runs = list(dict.fromkeys(runs))
