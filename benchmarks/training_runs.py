@@ -66,12 +66,12 @@ class Trainings(Generic[Run]):
     def __init__(
         self, function: Callable[[Run], Any], processes: int = 1, results_file: Path | None = None
     ) -> None:
+        self.executor = ProcessPoolExecutor(processes, get_context("spawn"), quiet)
         self.function = function
         self.results_file = results_file
         self.known: dict[str, Any] = {}
         if results_file is not None and results_file.exists():
             self.known = dict(map(json.loads, results_file.read_text().splitlines()))
-        self.executor = ProcessPoolExecutor(processes, get_context("spawn"), quiet)
 
     def __del__(self) -> None:
         # An executor that is only forgotten ends in an OSError when the interpreter does.
