@@ -198,14 +198,32 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield f"Grids: {'; '.join(f'{name} {grid}' for name, grid in GRIDS.items())}."
 
 
+def _best(
+    measure: Measure,
+    grid: Iterable[float],
+    runs: Callable[[float], Sequence[Run]],
+    score: Callable[[dict[str, Any]], float],
+) -> float:
+    """The step size of the grid whose runs score highest together."""
+    tried = {lr: runs(lr) for lr in grid}
+    found = measure(run for group in tried.values() for run in group)
+    return max(tried, key=lambda lr: sum(score(found[run]) for run in tried[lr]))
+
+
+def _low_loss(mark: int) -> Callable[[dict[str, Any]], float]:
+    return lambda result: -result["loss"][str(mark)]
+
+
+def _accuracy(result: dict[str, Any]) -> float:
+    accuracy: float = result["accuracy"]
+    return accuracy
+
+
 def _tuned(measure: Measure, optimizer: str, mark: int) -> float:
-    grid = GRIDS[optimizer]
-    runs = {
-        lr: [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s, split="val") for s in TUNING_SEEDS]
-        for lr in grid
-    }
-    found = measure(run for group in runs.values() for run in group)
-    return min(grid, key=lambda lr: sum(found[run]["loss"][str(mark)] for run in runs[lr]))
+    def runs(lr: float) -> list[Run]:
+        return [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s, split="val") for s in TUNING_SEEDS]
+
+    return _best(measure, GRIDS[optimizer], runs, _low_loss(mark))
 
 
 def paired(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
@@ -304,12 +322,10 @@ def late(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
 
 
 def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
-    runs = {
-        lr: [Run(rule, "SGD", lr, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
-        for lr in ATTACKED_GRID
-    }
-    found = measure(run for group in runs.values() for run in group)
-    return max(ATTACKED_GRID, key=lambda lr: sum(found[run]["accuracy"] for run in runs[lr]))
+    def runs(lr: float) -> list[Run]:
+        return [Run(rule, "SGD", lr, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
+
+    return _best(measure, ATTACKED_GRID, runs, _accuracy)
 
 
 def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
@@ -381,6 +397,9 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
             for s in chosen
         ]  # fmt: skip
 
+    def under_attack(rule: str, lr: float) -> list[Run]:
+        return [run for a in attacks for run in runs(rule, "SGD", lr, a, TUNING_SEEDS[:1], "val")]
+
     def losses(rule: str, optimizer: str, lr: float) -> tuple[list[str], str]:
         group = runs(rule, optimizer, lr, NO_ATTACK, range(seeds), "test")
         found = measure(group)
@@ -402,11 +421,10 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield ""
     yield from header("aggregator", *(f"{mark} rounds" for mark in marks), "test accuracy")
     for optimizer, grid in CIFAR_GRIDS.items():
-        tuning = {lr: runs("Mean", optimizer, lr, NO_ATTACK, TUNING_SEEDS[:1], "val") for lr in grid}
-        found = measure(run for group in tuning.values() for run in group)
+        tuning = partial(runs, "Mean", optimizer, attack=NO_ATTACK, chosen=TUNING_SEEDS[:1], split="val")
         cells = []
         for column, mark in enumerate(marks):
-            lr = min(grid, key=lambda lr: found[tuning[lr][0]]["loss"][str(mark)])
+            lr = _best(measure, grid, tuning, _low_loss(mark))
             by_mark, accuracy = losses("Mean", optimizer, lr)
             cells.append(f"{by_mark[column]} ({lr:g})")
         yield row(f"averaging, {optimizer}", *cells, accuracy)
@@ -425,12 +443,7 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     for rule in ("Krum", "Zeno", *(name for name in learned if "arnn" in name)):
         lr = 1.0
         if rule not in learned:
-            tuning = {
-                x: [run for a in attacks for run in runs(rule, "SGD", x, a, TUNING_SEEDS[:1], "val")]
-                for x in CIFAR_ATTACKED_GRID
-            }
-            found = measure(run for group in tuning.values() for run in group)
-            lr = max(CIFAR_ATTACKED_GRID, key=lambda x: sum(found[run]["accuracy"] for run in tuning[x]))
+            lr = _best(measure, CIFAR_ATTACKED_GRID, partial(under_attack, rule), _accuracy)
         cells = []
         for attack in attacks:
             group = runs(rule, "SGD", lr, attack, range(seeds), "test")

@@ -1,5 +1,7 @@
 """The meta-gradient by replaying the network alone."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,10 +55,10 @@ class Replay(Estimator):
         trajectory = rollout(problem, aggregator, state, len(weights), weights, loss_cap, chosen)
         pull = trajectory.factors * trajectory.cotangents * (size / count)
         window = Window(aggregator.network, len(weights), min(self.chunk_size, count))
-        tasks = chosen // state.parameters.shape[1]
+        tasks, width = state.parameters.shape
+        edges = torch.searchsorted(chosen, width * torch.arange(tasks + 1, device=chosen.device)).tolist()
         gradients = []
-        for task in range(len(state.episodes)):
-            start, end = torch.searchsorted(tasks, torch.tensor([task, task + 1]).to(tasks)).tolist()
+        for start, end in pairwise(edges):
             for first in range(start, end, self.chunk_size):
                 columns = slice(first, min(first + self.chunk_size, end))
                 window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def mean_over_tasks(gradients: list[Tensor], largest_norm: float | None) -> list[Tensor]:
-    """Mean of each ``(T, *shape)`` over its T tasks; a task whose gradient is not finite, or too large for its norm, counts 0.
+    """Mean of each ``(T, *shape)`` over its T tasks; a task whose gradient, or its norm, is not finite counts 0.
 
     Args:
         gradients: For each parameter, of each task.
