@@ -77,10 +77,10 @@ class NoisePerturbation(PoolCallback):
         scale = self._scale(trainer, pl_module, gradients, batch)
         rms = scale.square().mean().sqrt() if isinstance(scale, Tensor) else scale
         pl_module.log_pool({"noise/scale": rms}, batch)
-        noise = [
+        rows = [
             self.draw(gradients.shape[1], gradients.device, worker, batch.round) for worker in batch.workers
         ]
-        return gradients + scale * torch.stack(noise).to(gradients.dtype)
+        return torch.stack(rows).to(gradients.dtype).mul_(scale).add_(gradients)
 
     def _scale(
         self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch
