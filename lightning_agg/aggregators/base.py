@@ -11,7 +11,7 @@ from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
 from lightning_agg.errors import SettingError, require
 
-Equivariance = Literal["columns", "rotations", "linear"]
+Equivariance = Literal["columns", "signs", "rotations", "mixed", "linear"]
 
 
 class Aggregator(nn.Module, ABC):
@@ -41,8 +41,10 @@ class Aggregator(nn.Module, ABC):
     equivariance: Equivariance | None = None
     """What a rule without memory and context commutes with, so that attacks may try it on a smaller matrix.
 
-    ``columns``: choosing columns; each coordinate of the aggregate depends on that of the rows alone.
+    ``columns``: choosing columns, and scaling them; each coordinate of the aggregate depends on that of the rows alone.
+    ``signs``: choosing columns; scaling them changes nothing.
     ``rotations``: orthogonal maps of the rows, also to fewer dimensions where nothing is lost.
+    ``mixed``: with weights that commute with rotations the rows are mixed, and then it commutes with ``columns``.
     ``linear``: all linear maps, because the aggregate is a sum of the rows with fixed weights.
     """
 

@@ -17,9 +17,6 @@ FEW = 16
 CANCELLED = 1e-6
 """A distance keeps ten of the sixteen digits as long as its square is this part of those of the two rows."""
 
-TILE = 128
-"""Up to so many rows, the triangle of a symmetric product above the diagonal is not worth leaving out."""
-
 
 def column_blocks(gradients: Tensor) -> tuple[Tensor, ...]:
     """Views of ``(M, d)`` of at most 2^14 columns each (2^20 on an accelerator, where launches cost)."""
@@ -101,19 +98,16 @@ def products_about(gradients: Tensor, point: Tensor) -> Tensor:
     size = len(gradients)
     products = torch.zeros(size, size, dtype=torch.float64, device=gradients.device)
     for rows in differences(gradients, point.double()):
-        _add_lower_products(products, rows)
-    return products.tril_().add_(products.tril(diagonal=-1).T)
+        products.add_(_products(rows))
+    return products
 
 
-def _add_lower_products(products: Tensor, rows: Tensor) -> None:
-    """Add the inner products of ``rows`` to ``products``, at least on and below the diagonal."""
-    half = len(rows) // 2
-    if len(rows) <= TILE:
-        products.addmm_(rows, rows.T)
-    else:
-        products[half:, :half].addmm_(rows[half:], rows[:half].T)
-        _add_lower_products(products[:half, :half], rows[:half])
-        _add_lower_products(products[half:, half:], rows[half:])
+def _products(rows: Tensor) -> Tensor:
+    """Inner products of ``rows``."""
+    if rows.device.type != "cpu":
+        return rows @ rows.T
+    array = rows.numpy()
+    return torch.from_numpy(array @ array.T)  # NumPy sees that half of the products suffice, torch does not
 
 
 def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:

@@ -63,10 +63,7 @@ class PreAggregated(Aggregator):
         self.steps = nn.ModuleList(steps)
         self.aggregator = aggregator
         self.public_samples = aggregator.public_samples
-        kinds: set[Equivariance | None] = {step.equivariance for step in steps} | {aggregator.equivariance}
-        if len(kinds) > 1:
-            kinds.discard("linear")  # which is of both other kinds
-        self.equivariance = kinds.pop() if len(kinds) == 1 else None
+        self.equivariance = _equivariance({step.equivariance for step in steps}, aggregator.equivariance)
 
     def check(self, pool_size: int) -> None:
         """Require what the steps and the aggregator do, of the rows that reach them."""
@@ -134,3 +131,13 @@ class PreAggregated(Aggregator):
         if len(made) != len(rows):
             context = replace(context, finite=None)  # the rows are no longer the workers'
         return drop_nonfinite(made, context)
+
+
+def _equivariance(steps: set[Equivariance | None], behind: Equivariance | None) -> Equivariance | None:
+    """Of the whole."""
+    kinds = steps | {behind}
+    if len(kinds) > 1:
+        kinds.discard("linear")  # which is of every other kind
+    if kinds == {"rotations", "columns"} and behind == "columns":
+        return "mixed"
+    return kinds.pop() if len(kinds) == 1 else None

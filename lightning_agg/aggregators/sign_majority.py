@@ -39,7 +39,7 @@ class SignMajority(Aggregator):
         tensor([-1., -1.,  0.])
     """
 
-    equivariance = "columns"
+    equivariance = "signs"
 
     def __init__(self, ties: Ties = "abstain") -> None:
         super().__init__()

@@ -3,7 +3,9 @@
 A rule that commutes with rotations sees nothing but the inner products of the rows, and all trials lie in the
 span of the honest rows, the origin and the direction: H + 3 coordinates hold everything. A rule that works
 column by column has a squared damage that is a sum over columns, which a sample of them estimates; all trials
-share it, so it hardly touches their order. Any other rule is tried on the whole matrix.
+share it, so it hardly touches their order. A rule that first mixes rows, with weights that commute with rotations, and
+then works column by column is given both side by side, the sampled columns so small that the weights do not see them. Any
+other rule is tried on the whole matrix.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,9 @@ from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.geometry import inner_products
 
 SAMPLED_COLUMNS = 2**14
+
+UNSEEN = 2.0**-40
+"""Columns so much smaller than others add nothing to the float64 squares of distances."""
 
 
 class Problem(NamedTuple):
@@ -71,8 +76,10 @@ def problem(
     small = None
     if equivariance == "rotations" and len(mean) > len(honest) + 3:
         small = _rotated(full)
-    elif equivariance == "columns" and len(mean) > SAMPLED_COLUMNS:
+    elif equivariance in ("columns", "signs") and len(mean) > SAMPLED_COLUMNS:
         small = _sampled(full)
+    elif equivariance == "mixed" and len(mean) > SAMPLED_COLUMNS:
+        small = _mixed(full)
     if small is not None:
         return small
     deviation = distances_to(honest, mean).square().mean().sqrt()
@@ -126,3 +133,16 @@ def _sampled(full: Problem) -> Problem | None:
     roots = (reached[-1] / (SAMPLED_COLUMNS * share[columns])).sqrt()
     honest, mean, origin, direction = (part.index_select(-1, columns) for part in full[:4])
     return Problem(honest, mean, origin, direction, roots.to(mean.dtype), typical)
+
+
+def _mixed(full: Problem) -> Problem | None:
+    """In the span of the rows, for the weights, beside sampled columns, for the damage; ``None`` as of these."""
+    rotated, sampled = _rotated(full), _sampled(full)
+    if rotated is None or sampled is None:
+        return None
+    parts = (
+        torch.cat([seen, UNSEEN * damaged], dim=-1)
+        for seen, damaged in zip(rotated[:4], sampled[:4], strict=True)
+    )
+    roots = torch.cat([torch.zeros_like(rotated.mean), sampled.roots.double() / UNSEEN])
+    return Problem(*parts, roots, rotated.typical)

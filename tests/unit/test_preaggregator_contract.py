@@ -236,7 +236,10 @@ def test_context_and_public_samples_reach_the_aggregator() -> None:
     ("steps", "aggregator", "equivariance"),
     [
         ([NearestNeighborMixing(1)], Krum(1), "rotations"),
-        ([NearestNeighborMixing(1)], CoordinateMedian(), None),
+        ([NearestNeighborMixing(1)], CoordinateMedian(), "mixed"),
+        ([NearestNeighborMixing(1), NormClipping(1.0)], TrimmedMean(1), "mixed"),
+        ([NearestNeighborMixing(1)], SignMajority(), None),
+        ([], SignMajority(), "signs"),
         ([Bucketing(2)], Krum(1), None),
         ([], CoordinateMedian(), "columns"),
         ([], Mean(), "linear"),
