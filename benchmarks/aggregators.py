@@ -9,8 +9,8 @@ alternate between the sides, so that they meet the same load. Memory is what the
 by at its highest during one call (``VmHWM``, reset before it), the result included and the input not. A side that needs
 more than ``--cap`` seconds or ``--memory`` GiB for that one call is not called again.
 
-    python benchmarks/aggregators.py --output docs/aggregator_timings.md      # about ten minutes of one core
-    python benchmarks/aggregators.py --shapes 10x16000 --rules Mean Krum
+    OMP_NUM_THREADS=1 python benchmarks/aggregators.py --output docs/aggregator_timings.md      # about ten minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/aggregators.py --shapes 10x16000 --rules Mean Krum
 
 What follows the heading "Notes" in an existing output file is kept.
 """
@@ -30,6 +30,7 @@ from typing import Any
 
 import byzfl
 import torch
+from one_thread import use_one_thread
 from reports import write_report
 from torch import Tensor
 from torchjd import aggregation as torchjd
@@ -240,7 +241,7 @@ def table(names: list[str], shapes: list[tuple[int, int]], limits: Limits) -> It
         " a call is not timed."
     )
     yield ""
-    yield "Made by `python benchmarks/aggregators.py --output docs/aggregator_timings.md`."
+    yield "Made by `OMP_NUM_THREADS=1 python benchmarks/aggregators.py --output docs/aggregator_timings.md`."
     for shape in shapes:
         size, width = shape
         one_pass = best_times([Tensor.sum], matrix(size, width, 0), limits)[0]
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=float, default=0.3, help="CPU seconds for the repeats of a side")
     parser.add_argument("--output", type=Path, help="file to write; standard output if not given")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_one_thread(parser)
     torch.zeros(30 * 2**18)  # 30 MiB, freed at once: glibc then keeps what it is given back, as in a long run
     limits = Limits(arguments.cap, arguments.memory << 30, arguments.repeats)
     write_report(

@@ -6,7 +6,7 @@ where ours has to try the whole matrix. Damage is the distance of the aggregate 
 that of the honest rows (root mean square). Time is ``time.process_time`` with one thread, ByzFL's with ByzFL's own
 rule: the best of a few calls of ours, and a single one of ByzFL's, which takes seconds.
 
-    python benchmarks/attacks.py --output docs/attack_timings.md      # about three minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/attacks.py --output docs/attack_timings.md      # about three minutes of one core
 
 What follows the heading "Notes" in an existing output file is kept.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import byzfl
 import torch
+from one_thread import use_one_thread
 from reports import write_report
 from torch import Tensor
 
@@ -98,7 +99,7 @@ def table(width: int, repeats: int) -> Iterator[str]:
         f" end are ours over ByzFL's; ByzFL makes its {EVALUATIONS} evaluations."
     )
     yield ""
-    yield "Made by `python benchmarks/attacks.py --output docs/attack_timings.md`."
+    yield "Made by `OMP_NUM_THREADS=1 python benchmarks/attacks.py --output docs/attack_timings.md`."
     yield ""
     yield "| line | rule | ours: damage | s | ByzFL: damage | s | damage | time |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="calls of ours; ByzFL's is called once")
     parser.add_argument("--output", type=Path, help="file to write; standard output if not given")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_one_thread(parser)
     torch.zeros(30 * 2**18)  # 30 MiB, freed at once: glibc then keeps what it is given back, as in a long run
     write_report(table(arguments.width, arguments.repeats), arguments.output, KEPT_FROM)
 

@@ -39,6 +39,7 @@ ARCHITECTURE: dict[str, Any] = {
     "gate": False,
     "trust": "losses",
     "trust_decay": 0.0,
+    "merge_copies": False,
     "momenta": [],
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
@@ -95,6 +96,8 @@ class Recurrent(Aggregator):
             which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
             of the largest [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
+        merge_copies: Whether rows that are nearly the same count once: k rows that differ by at most a tenth of their length have
+            1/k of the weight by ``gate`` and of the trust each, as those of attackers who agree on what they send [false].
         momenta: Decays in [0, 1) of running means, from 0, of the rows' center (their weighted mean with ``gate``, their median
             in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
             an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as
@@ -120,6 +123,7 @@ class Recurrent(Aggregator):
         gate: bool | None = None,
         trust: Trust | None = None,
         trust_decay: float | None = None,
+        merge_copies: bool | None = None,
         momenta: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -258,6 +262,7 @@ def _check(settings: dict[str, Any]) -> None:
         "trust peers needs loss_information false: it asks for no losses, got true.",
     )
     require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
+    require(gated or not settings["merge_copies"], "merge_copies needs gate true, got false.")
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     running = settings["running_scale"]

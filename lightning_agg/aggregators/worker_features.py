@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.linalg import row_lengths, squared_distances
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
@@ -16,6 +17,9 @@ Trust = Literal["losses", "peers"]
 
 LIMIT = 3.0
 """Bound of the inputs that have no bound of their own."""
+
+NEARLY = 0.1
+"""A row is nearly another if what is between them is at most this part of the shorter one's length."""
 
 LARGEST_DESCENT = 1.0
 """Bound, in nats, of the descent that one round can add to the trust in a worker."""
@@ -66,6 +70,7 @@ class WorkerFeatures:
     gate: bool
     trust: Trust
     trust_decay: float
+    merge_copies: bool
     momenta: list[float]
 
     @property
@@ -94,16 +99,19 @@ class WorkerFeatures:
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         trust, total = self._trust(gradients, context, seen.trust)
+        weights = (2 * trust).clamp(0, 1)
+        if self.merge_copies:
+            copies = _copies(gradients)
+            trust, weights = torch.where(trust > 0, trust / copies, trust), weights / copies
         if self.worker_order == "sorted":
             rows = gradients.sort(dim=0).values
         elif self.worker_order == "trust":
             order = trust.argsort(descending=True, stable=True)
-            rows, trust = gradients[order], trust[order]
+            rows, trust, weights = gradients[order], trust[order], weights[order]
         else:
             missing = max(self.slots - len(gradients), 0)
             rows = torch.cat([gradients, gradients.new_zeros(missing, gradients.shape[1])])
-            trust = torch.cat([trust, trust.new_zeros(missing)])
-        weights = (2 * trust).clamp(0, 1)
+            trust, weights = (torch.cat([part, part.new_zeros(missing)]) for part in (trust, weights))
         slots = self._resampled(weights[:, None] * rows if self.gate else rows)
         scale = self._scale(rows, slots, weights)
         center = self._center(rows, weights)[None] if self.gate or self.momenta else rows[:0]
@@ -208,6 +216,13 @@ def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
     cosines = (units @ units.T).masked_fill(~others, torch.nan)
     median = cosines.nanmedian(dim=1).values.nan_to_num(0.0)
     return median - median.max().clamp_min(0) / 4
+
+
+def _copies(rows: Tensor) -> Tensor:
+    """How many of ``(M, d)`` are nearly each row, itself among them."""
+    squares = row_lengths(rows).square()
+    shorter = torch.minimum(squares, squares[:, None])
+    return (squared_distances(rows) <= NEARLY**2 * shorter).sum(dim=1).to(rows)
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -140,9 +140,9 @@ def _mixed(full: Problem) -> Problem | None:
     rotated, sampled = _rotated(full), _sampled(full)
     if rotated is None or sampled is None:
         return None
-    parts = (
+    honest, mean, origin, direction = (
         torch.cat([seen, UNSEEN * damaged], dim=-1)
         for seen, damaged in zip(rotated[:4], sampled[:4], strict=True)
     )
     roots = torch.cat([torch.zeros_like(rotated.mean), sampled.roots.double() / UNSEEN])
-    return Problem(*parts, roots, rotated.typical)
+    return Problem(honest, mean, origin, direction, roots, rotated.typical)

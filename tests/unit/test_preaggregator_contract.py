@@ -18,6 +18,7 @@ from lightning_agg.aggregators import (
     Krum,
     Mean,
     PreAggregated,
+    SignMajority,
     TrimmedMean,
 )
 from lightning_agg.errors import SettingError

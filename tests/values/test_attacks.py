@@ -13,6 +13,7 @@ from lightning_agg.aggregators import (
     Krum,
     Mean,
     MultiKrum,
+    PreAggregated,
     TrimmedMean,
 )
 from lightning_agg.attacks import (
@@ -33,6 +34,7 @@ from lightning_agg.attacks import (
     Reverse,
     SignFlip,
 )
+from lightning_agg.preaggregators import NearestNeighborMixing
 
 HONEST = torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0], [5.0, 1.0, 6.0]])  # mean (3, 1, 2)
 OWN = torch.tensor([[10.0, 0.0, -1.0], [20.0, 2.0, 3.0]])

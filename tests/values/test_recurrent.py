@@ -17,7 +17,8 @@ from lightning_agg.errors import SettingError
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust": "losses", "trust_decay": 0.0, "momenta": [],
+    "gate": False, "trust": "losses", "trust_decay": 0.0,
+    "merge_copies": False, "momenta": [],
 }  # fmt: skip
 
 
@@ -35,6 +36,14 @@ def descending(descents):
         return torch.tensor([10.0 - ([0.0, *descents][int(-v[0].round())]) for v in vectors])
 
     return Context(parameters=lambda: torch.zeros(2), public_losses=losses)
+
+
+def descending_rows(descents):
+    """A server whose trial losses fall by ``descents``, in the order in which the rows come."""
+    return Context(
+        parameters=lambda: torch.zeros(2),
+        public_losses=lambda vectors, num_samples: torch.tensor([10.0, *(10 - d for d in descents)]),
+    )
 
 
 def test_the_papers_preprocessing():
@@ -102,6 +111,19 @@ def test_peers_trust_who_agrees_with_most():
     seen = found.seen._replace(trust=torch.tensor([1.0] * 3 + [-1.0] * 4))
     later = features([[1.0, 0.0]] * 3 + [[-1.0, 0.0]] * 4, seen=seen, step=1, **settings)
     assert torch.allclose(later.seen.trust, torch.tensor([1.75] * 3 + [-2.25] * 4))
+
+
+def test_copies_count_once():
+    settings = {"scale": "trusted", "gate": True, "worker_order": "trust", "merge_copies": True}
+    settings["loss_information"] = True
+    rows = [[5.0, 1.0], [5.01, 1.0], [2.0, 3.0], [4.99, 1.0], [4.4, 1.0], [3.0, -9.0]]
+    found = features(rows, descending_rows([0.9, 0.9, 1.0, 0.9, 0.6, -0.5]), **settings)
+    slots, trust = found.inputs[:6, 0] * found.scale[0], found.inputs[7:13, 0]
+    # Two are nearly the first; the fifth is an eighth away from each, the last trusted by nobody.
+    assert slots.tolist() == pytest.approx([2.0, 4.4, 5.0 / 3, 5.01 / 3, 4.99 / 3, 0.0], rel=1e-4)
+    assert trust.tolist() == pytest.approx([1.0, 0.6, 0.3, 0.3, 0.3, -0.5], abs=1e-4)
+    center = (2.0 + 4.4 + 5.0) / 3
+    assert (found.inputs[6, 0] * found.scale[0]).item() == pytest.approx(center, rel=1e-4)
 
 
 def test_nobody_trusted_is_no_step():
@@ -335,6 +357,7 @@ def test_bad_weights_are_told(tmp_path):
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
+        ({"merge_copies": True}, "merge_copies needs gate true, got false"),
     ],
 )
 def test_bad_settings(settings, message):
