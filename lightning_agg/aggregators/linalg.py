@@ -8,6 +8,7 @@ fit. Working on blocks of columns, copied to one buffer, keeps the copies in the
 from collections.abc import Iterator
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,8 @@ def _products(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return rows @ rows.T
     array = rows.numpy()
-    return torch.from_numpy(array @ array.T)  # NumPy sees that half of the products suffice, torch does not
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(array @ array.T)  # NumPy sees that half of the products suffice, torch does not
 
 
 def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:

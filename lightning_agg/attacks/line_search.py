@@ -25,8 +25,9 @@ class LineSearch(Attack):
 
     The attackers know the rule, the round and all rows, and try factors before they send: ``InnerProduct`` and
     ``ALittleIsEnough`` become their optimal versions, ``MinMax`` and ``MinSum`` are tailored to the rule. The
-    rule's memory stays as it is. Rules that commute with rotations, or work column by column, are tried on a
-    small matrix (see :mod:`lightning_agg.attacks.damage`); each trial of another costs an aggregation.
+    rule's memory stays as it is. Rules that commute with rotations, work column by column, or do the one and then the
+    other, are tried on a small matrix (see :mod:`lightning_agg.attacks.damage`); each trial of another costs an
+    aggregation.
 
     With the first 8 evaluations (60 of 80), factors from :math:`4^{-3} c` to :math:`4^4 c` are tried, where at :math:`c`
     the step from the origin is as long as the honest deviations; then larger ones, to :math:`4^{14} c`, as long
