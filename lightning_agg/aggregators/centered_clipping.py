@@ -85,7 +85,7 @@ class CenteredClipping(Aggregator):
             ]
             rest = 1 - sum(factors) / size
             shares = [factor / size + rest * share for factor, share in zip(factors, shares, strict=True)]
-            weights = torch.tensor(shares, dtype=rows.dtype, device=rows.device)
+            weights = rows.new_tensor(shares)
             center = torch.addmv(start, rows.T, weights, beta=1 - sum(shares))
         return center.to(gradients.dtype), weights
 
