@@ -98,8 +98,12 @@ def round_features(
         parts.append(aggregator.features(rows, context, seen[task], step))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
-        aggregator.output_scale
-        * torch.cat([part.scale * item.scaling for part, item in zip(parts, received, strict=True)]),
+        torch.cat(
+            [
+                aggregator.step_size(step) * (part.scale * item.scaling)
+                for part, item, step in zip(parts, received, steps, strict=True)
+            ]
+        ),
         tuple(part.seen for part in parts),
     )
 

@@ -109,7 +109,9 @@ def _products(rows: Tensor) -> Tensor:
         return rows @ rows.T
     array = rows.numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        return torch.from_numpy(array @ array.T)  # NumPy sees that half of the products suffice, torch does not
+        return torch.from_numpy(
+            array @ array.T
+        )  # NumPy sees that half of the products suffice, torch does not
 
 
 def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:

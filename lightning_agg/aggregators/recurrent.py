@@ -33,6 +33,7 @@ ARCHITECTURE: dict[str, Any] = {
     "clamp": "signed",
     "clamp_exponent": 10.0,
     "output_scale": 0.1,
+    "decay_after": 0,
     "slots": 10,
     "num_samples": 32,
     "trial_step": 1.0,
@@ -44,6 +45,9 @@ ARCHITECTURE: dict[str, Any] = {
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
+FREE = {"output_scale", "decay_after", "trust", "merge_copies", "num_samples", "trial_step"}
+"""Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
+
 
 class Recurrent(Aggregator):
     r"""A recurrent network that was trained to aggregate: RNN, and with ``loss_information`` ARNN.
@@ -53,8 +57,9 @@ class Recurrent(Aggregator):
     public data; its output :math:`o_i` makes the update :math:`\theta_i \leftarrow \theta_i + s A_i o_i`. The aggregate is
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
-    Each setting that is null is that of the weights, or without weights the value in brackets. Only ``output_scale`` may
-    differ from that of the weights: it is a step size.
+    Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
+    (``output_scale``, ``decay_after``) and of trust (``trust``, ``merge_copies``, ``num_samples``, ``trial_step``) may differ
+    from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -86,6 +91,7 @@ class Recurrent(Aggregator):
             paper's text), ``drop`` 0 [signed].
         clamp_exponent: That p; with ``l2`` above 0.5 log M [10].
         output_scale: Factor s of the update [0.1].
+        decay_after: Rounds T after which it falls, as :math:`s T / t` in the t-th round; 0 for never [0].
         slots: Workers that the network has inputs for. In ``given`` order the pool must have as many; in the others,
             more or fewer are grouped, in order [10].
         num_samples: Public samples of a trial loss [32].
@@ -94,7 +100,7 @@ class Recurrent(Aggregator):
             best; the weighted mean is then one more input [false].
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
             which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
-            of the largest [losses].
+            of the median of theirs [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
         merge_copies: Whether rows that are nearly the same count once: k rows that differ by at most a tenth of their length have
             1/k of the weight by ``gate`` and of the trust each, as those of attackers who agree on what they send [false].
@@ -117,6 +123,7 @@ class Recurrent(Aggregator):
         clamp: Clamp | None = None,
         clamp_exponent: float | None = None,
         output_scale: float | None = None,
+        decay_after: int | None = None,
         slots: int | None = None,
         num_samples: int | None = None,
         trial_step: float | None = None,
@@ -131,9 +138,10 @@ class Recurrent(Aggregator):
             name: value for name, value in locals().items() if name in ARCHITECTURE and value is not None
         }
         stored, tensors = ({}, {}) if weights is None else read_weights(pretrained.locate(weights))
+        widened = given.get("loss_information") is True and stored.get("loss_information") is False
         for name, value in given.items():
             require(
-                name == "output_scale" or name not in stored or stored[name] == value,
+                name in FREE or stored.get(name, value) == value or (widened and name == "loss_information"),
                 f"Recurrent.{name} must be that of the weights, or null ({weights}: {stored.get(name)!r}, {name} ="
                 f" {value!r}).",
             )
@@ -144,9 +152,12 @@ class Recurrent(Aggregator):
         self.features = WorkerFeatures(**features)
         self.public_samples = self.features.public_samples
         self.output_scale: float = self.architecture["output_scale"]
+        self.decay_after: int = self.architecture["decay_after"]
         direct = len(self.features.momenta)
         self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
         if weights is not None:
+            if widened:
+                tensors = self._widened(tensors)
             try:
                 self.network.load_state_dict(tensors)
             except RuntimeError as error:
@@ -205,7 +216,12 @@ class Recurrent(Aggregator):
         output, self.state = self.network(features.inputs, self.state)
         self.running, self.trust, self.momenta = features.seen
         self.step = self.step + 1
-        return (-self.output_scale * features.scale * output).to(dtype)
+        return (-self.step_size(step) * features.scale * output).to(dtype)
+
+    def step_size(self, step: int) -> float:
+        """Factor of the update in round ``step`` of an episode, from 0."""
+        decay = min(1.0, self.decay_after / (step + 1)) if self.decay_after else 1.0
+        return self.output_scale * decay
 
     def save(self, path: Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""
@@ -213,6 +229,13 @@ class Recurrent(Aggregator):
             name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()
         }
         save_file(tensors, path, metadata={"architecture": json.dumps(self.architecture)})
+
+    def _widened(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An RNN's tensors with weights of 0 for what an ARNN sees besides: :class:`WorkerFeatures` puts it after the rows."""
+        name, slots = "from_input.0", self.features.slots
+        before = slots + self.features.gate
+        own, other = tensors[name][:, :before], tensors[name][:, before:]
+        return {**tensors, name: torch.cat([own, own.new_zeros(len(own), slots), other], dim=1)}
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -241,6 +264,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _check(settings: dict[str, Any]) -> None:
     for name in ("hidden_size", "num_layers", "slots", "num_samples"):
         require_count(name, settings[name], minimum=1)
+    require_count("decay_after", settings["decay_after"])
     for name in ("clamp_exponent", "output_scale", "trial_step"):
         require_positive(name, settings[name])
     for name, choices in (

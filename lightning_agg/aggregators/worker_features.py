@@ -203,10 +203,11 @@ def overlap(rows: int, slots: int) -> Tensor:
 
 
 def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, less a quarter of the largest median.
+    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, less a quarter of the median of theirs.
 
     Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
-    What is less: a row of pure noise has a cosine near 0, on either side.
+    What is less: a row of pure noise has a cosine near 0, on either side. A quarter of the largest would, once honest rows
+    are mostly noise too, leave few of them above 0.
     """
     trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     if before is not None and bool((before > 0).any()):
@@ -215,7 +216,7 @@ def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
     others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     cosines = (units @ units.T).masked_fill(~others, torch.nan)
     median = cosines.nanmedian(dim=1).values.nan_to_num(0.0)
-    return median - median.max().clamp_min(0) / 4
+    return median - median[trusted].median().clamp_min(0) / 4
 
 
 def _copies(rows: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_peers_trust_who_agrees_with_most():
     settings = {"scale": "trusted", "gate": True, "trust": "peers", "trust_decay": 1.0}
     found = features([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [1.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]], **settings)
     near, far = 1.04**-0.5, 0.96 / 1.04
-    expected = torch.tensor([near, far, far, near, -near, -near]) - near / 4
+    expected = torch.tensor([near, far, far, near, -near, -near]) - far / 4
     assert torch.allclose(found.seen.trust, expected, atol=1e-6)
     assert found.inputs[4:6].abs().max() == 0
     # Now the liars are the majority of the rows, but not of those trusted so far.
