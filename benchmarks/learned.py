@@ -20,11 +20,13 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from reports import header, row, spread, write_report
+from torch.optim.lr_scheduler import LambdaLR
 from training_runs import Marks, Trainings, quiet_trainer
 
 from lightning_agg import pretrained
@@ -50,6 +52,7 @@ from lightning_agg.modules import ParameterServer
 BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
 TUNING_SEEDS = (100, 101)
 MARKS = (100, 200, 500, 1000)
+DECAY_AFTER = 100
 NO_ATTACK = "none"
 ATTACKS: dict[str, Callable[[], Attack]] = {
     "Reverse(3)": lambda: Reverse(scale=3.0),
@@ -109,6 +112,13 @@ class Run:
     seed: int = 0
     split: str = "test"
     data: str = "MNIST"
+    decay_after: int = 0
+
+    def schedule(self) -> Callable[[torch.optim.Optimizer], LambdaLR] | None:
+        """The learning rate's: with ``decay_after`` rounds T, in round t > T it is T / t as large."""
+        if not self.decay_after:
+            return None
+        return partial(LambdaLR, lr_lambda=lambda step: min(1.0, self.decay_after / (step + 1)))
 
     def aggregator(self) -> Aggregator:
         """A new one, told what it may know."""
@@ -148,6 +158,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
         partial(OPTIMIZERS[run.optimizer], lr=run.lr),
         gradient_samples=0,
         seed=run.seed,
+        lr_scheduler=run.schedule(),
     )
     attack = ATTACKS[run.attack]() if run.num_byzantine else None
     marks = Marks()
@@ -177,18 +188,22 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         "MNIST, 784-20-10 sigmoid, 10 workers, batch 64. Validation loss after 100, 200, 500 and 1000 rounds, and test accuracy in"
         f" % after 1000, mean ± standard deviation over {seeds} seeds. The baselines' step size is the best of a grid *for"
         " each column by itself* (in brackets), found with other seeds; a learned aggregator has one set of weights for all."
+        f" *Falling*: the step size is {DECAY_AFTER} / t as large in round t > {DECAY_AFTER}, as that of the learned aggregators whose"
+        f" `decay_after` is {DECAY_AFTER}."
     )
     yield ""
     yield from header("aggregator", *(f"{mark} rounds" for mark in MARKS), "test accuracy")
-    for optimizer in OPTIMIZERS:
+    for optimizer, decay in product(OPTIMIZERS, (0, DECAY_AFTER)):
         cells = []
         for mark in MARKS:
-            lr = _tuned(measure, optimizer, mark)
-            runs = [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s) for s in range(seeds)]
+            lr = _tuned(measure, optimizer, mark, decay)
+            runs = [
+                Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s, decay_after=decay) for s in range(seeds)
+            ]
             found = measure(runs)
             cells.append(f"{spread([found[run]['loss'][str(mark)] for run in runs])} ({lr:g})")
         cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
-        yield row(f"averaging, {optimizer}", *cells)
+        yield row(f"averaging, {optimizer}{', falling' if decay else ''}", *cells)
     for rule in learned:
         runs = [Run(rule, rounds=max(MARKS), seed=s) for s in range(seeds)]
         found = measure(runs)
@@ -219,9 +234,10 @@ def _accuracy(result: dict[str, Any]) -> float:
     return accuracy
 
 
-def _tuned(measure: Measure, optimizer: str, mark: int) -> float:
+def _tuned(measure: Measure, optimizer: str, mark: int, decay_after: int = 0) -> float:
     def runs(lr: float) -> list[Run]:
-        return [Run("Mean", optimizer, lr, rounds=max(MARKS), seed=s, split="val") for s in TUNING_SEEDS]
+        run = Run("Mean", optimizer, lr, rounds=max(MARKS), split="val", decay_after=decay_after)
+        return [replace(run, seed=seed) for seed in TUNING_SEEDS]
 
     return _best(measure, GRIDS[optimizer], runs, _low_loss(mark))
 

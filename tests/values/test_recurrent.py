@@ -323,6 +323,37 @@ def test_the_step_size_of_weights_may_be_changed(tmp_path):
     assert torch.allclose(2 * slower(gradients), rule(gradients))
 
 
+def test_the_step_falls_after_a_while():
+    settings = {"slots": 4, "scale": "median", "worker_order": "sorted", "momenta": [0.5]}
+    torch.manual_seed(0)
+    steady = Recurrent(**settings)
+    falling = Recurrent(**settings, decay_after=3)
+    falling.network.load_state_dict(steady.network.state_dict())
+    gradients = [torch.randn(4, 7) for _ in range(6)]
+    ratios = [(falling(rows) / steady(rows)).mean().item() for rows in gradients]
+    assert ratios == pytest.approx([1, 1, 1, 3 / 4, 3 / 5, 3 / 6])
+    falling.reset()
+    steady.reset()
+    assert torch.equal(falling(gradients[0]), steady(gradients[0]))
+
+
+def test_weights_of_an_rnn_begin_an_arnn(tmp_path):
+    """It begins by ignoring the losses, which it can learn to use."""
+    shared = {"worker_order": "trust", "gate": True, "momenta": [0.0, 0.9], "running_scale": 0.9, "slots": 3}
+    rnn, path = Recurrent(**shared, trust="peers"), tmp_path / "w.safetensors"
+    rnn.save(path)
+    arnn = Recurrent(weights=str(path), loss_information=True, trust="losses", num_samples=7)
+    assert arnn.public_samples == 7
+    inputs, state = torch.randn(7, 9), torch.randn(80, 9)
+    # Three rows and their center, then three losses, then the scale and two momenta.
+    seen = torch.cat([inputs[:4], torch.randn(3, 9), inputs[4:]])
+    for ours, theirs in zip(arnn.network(seen, state), rnn.network(inputs, state), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    losses, network = slice(4, 7), arnn.network
+    arnn.network(seen, state)[0].sum().backward()
+    assert network.from_input[0].grad[:, losses].abs().sum() > 0
+
+
 def test_bad_weights_are_told(tmp_path):
     Recurrent().save(tmp_path / "good.safetensors")
     data = (tmp_path / "good.safetensors").read_bytes()
