@@ -40,12 +40,12 @@ ARCHITECTURE: dict[str, Any] = {
     "gate": False,
     "trust": "losses",
     "trust_decay": 0.0,
-    "merge_copies": False,
+    "distrust_copies": False,
     "momenta": [],
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
-FREE = {"output_scale", "decay_after", "trust", "merge_copies", "num_samples", "trial_step"}
+FREE = {"output_scale", "decay_after", "trust", "distrust_copies", "num_samples", "trial_step"}
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
 
@@ -58,7 +58,7 @@ class Recurrent(Aggregator):
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
-    (``output_scale``, ``decay_after``) and of trust (``trust``, ``merge_copies``, ``num_samples``, ``trial_step``) may differ
+    (``output_scale``, ``decay_after``) and of trust (``trust``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ
     from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
@@ -102,8 +102,9 @@ class Recurrent(Aggregator):
             which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
             of the median of theirs [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
-        merge_copies: Whether rows that are nearly the same count once: k rows that differ by at most a tenth of their length have
-            1/k of the weight by ``gate`` and of the trust each, as those of attackers who agree on what they send [false].
+        distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
+            of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its
+            trust, so that all together count for less than one [false].
         momenta: Decays in [0, 1) of running means, from 0, of the rows' center (their weighted mean with ``gate``, their median
             in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
             an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as
@@ -130,7 +131,7 @@ class Recurrent(Aggregator):
         gate: bool | None = None,
         trust: Trust | None = None,
         trust_decay: float | None = None,
-        merge_copies: bool | None = None,
+        distrust_copies: bool | None = None,
         momenta: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -286,7 +287,7 @@ def _check(settings: dict[str, Any]) -> None:
         "trust peers needs loss_information false: it asks for no losses, got true.",
     )
     require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
-    require(gated or not settings["merge_copies"], "merge_copies needs gate true, got false.")
+    require(gated or not settings["distrust_copies"], "distrust_copies needs gate true, got false.")
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     running = settings["running_scale"]

@@ -70,7 +70,7 @@ class WorkerFeatures:
     gate: bool
     trust: Trust
     trust_decay: float
-    merge_copies: bool
+    distrust_copies: bool
     momenta: list[float]
 
     @property
@@ -100,9 +100,9 @@ class WorkerFeatures:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         trust, total = self._trust(gradients, context, seen.trust)
         weights = (2 * trust).clamp(0, 1)
-        if self.merge_copies:
-            copies = _copies(gradients)
-            trust, weights = torch.where(trust > 0, trust / copies, trust), weights / copies
+        if self.distrust_copies:
+            votes = 1 / _copies(gradients) ** 2
+            trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
         if self.worker_order == "sorted":
             rows = gradients.sort(dim=0).values
         elif self.worker_order == "trust":

@@ -18,7 +18,7 @@ PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
     "gate": False, "trust": "losses", "trust_decay": 0.0,
-    "merge_copies": False, "momenta": [],
+    "distrust_copies": False, "momenta": [],
 }  # fmt: skip
 
 
@@ -113,16 +113,16 @@ def test_peers_trust_who_agrees_with_most():
     assert torch.allclose(later.seen.trust, torch.tensor([1.75] * 3 + [-2.25] * 4))
 
 
-def test_copies_count_once():
-    settings = {"scale": "trusted", "gate": True, "worker_order": "trust", "merge_copies": True}
+def test_copies_together_count_for_less_than_one():
+    settings = {"scale": "trusted", "gate": True, "worker_order": "trust", "distrust_copies": True}
     settings["loss_information"] = True
     rows = [[5.0, 1.0], [5.01, 1.0], [2.0, 3.0], [4.99, 1.0], [4.4, 1.0], [3.0, -9.0]]
     found = features(rows, descending_rows([0.9, 0.9, 1.0, 0.9, 0.6, -0.5]), **settings)
     slots, trust = found.inputs[:6, 0] * found.scale[0], found.inputs[7:13, 0]
     # Two are nearly the first; the fifth is an eighth away from each, the last trusted by nobody.
-    assert slots.tolist() == pytest.approx([2.0, 4.4, 5.0 / 3, 5.01 / 3, 4.99 / 3, 0.0], rel=1e-4)
-    assert trust.tolist() == pytest.approx([1.0, 0.6, 0.3, 0.3, 0.3, -0.5], abs=1e-4)
-    center = (2.0 + 4.4 + 5.0) / 3
+    assert slots.tolist() == pytest.approx([2.0, 4.4, 5.0 / 9, 5.01 / 9, 4.99 / 9, 0.0], rel=1e-4)
+    assert trust.tolist() == pytest.approx([1.0, 0.6, 0.1, 0.1, 0.1, -0.5], abs=1e-4)
+    center = (2.0 + 4.4 + 15 / 9) / (2 + 3 / 9)
     assert (found.inputs[6, 0] * found.scale[0]).item() == pytest.approx(center, rel=1e-4)
 
 
@@ -241,6 +241,7 @@ def test_a_zero_last_layer_does_not_move():
 
 
 def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
+    torch.manual_seed(0)
     gradients = torch.randn(4, 7)
     rule = Recurrent(slots=4)
     once = rule(gradients)
@@ -388,7 +389,7 @@ def test_bad_weights_are_told(tmp_path):
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
-        ({"merge_copies": True}, "merge_copies needs gate true, got false"),
+        ({"distrust_copies": True}, "distrust_copies needs gate true, got false"),
     ],
 )
 def test_bad_settings(settings, message):
