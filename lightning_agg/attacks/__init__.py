@@ -8,6 +8,7 @@ and answers with ``(f, d)`` rows. What else it may know (the round, who is who, 
 against the direction       :class:`SignFlip`, :class:`BitFlip`, :class:`Reverse`, :class:`InnerProduct`
 hidden among honest rows    :class:`ALittleIsEnough`, :class:`MinMax`, :class:`MinSum`, :class:`Mimic`
 that know the rule          :class:`LineSearch` over an attack with a factor, a :class:`LineAttack`
+that seem independent       :class:`Disguise` of another attack
 through the data            :class:`LabelFlip`
 blind                       :class:`Gaussian`, :class:`Drop`, :class:`Infinity`, :class:`NotANumber`
 ==========================  ===========================================================================
@@ -24,6 +25,7 @@ from lightning_agg.attacks.a_little_is_enough import ALittleIsEnough
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.bit_flip import BitFlip
 from lightning_agg.attacks.context import AttackContext
+from lightning_agg.attacks.disguise import Disguise
 from lightning_agg.attacks.drop import Drop
 from lightning_agg.attacks.gaussian import Gaussian
 from lightning_agg.attacks.infinity import Infinity
@@ -43,6 +45,7 @@ __all__ = [
     "Attack",
     "AttackContext",
     "BitFlip",
+    "Disguise",
     "Drop",
     "Gaussian",
     "Infinity",

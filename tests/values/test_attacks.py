@@ -21,6 +21,7 @@ from lightning_agg.attacks import (
     Attack,
     AttackContext,
     BitFlip,
+    Disguise,
     Drop,
     Gaussian,
     Infinity,
@@ -34,6 +35,7 @@ from lightning_agg.attacks import (
     Reverse,
     SignFlip,
 )
+from lightning_agg.errors import SettingError
 from lightning_agg.preaggregators import NearestNeighborMixing
 
 HONEST = torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0], [5.0, 1.0, 6.0]])  # mean (3, 1, 2)
@@ -315,6 +317,23 @@ def test_line_search_against_many_factors(rule, line, width):
     best = max(harm(rule, honest, (origin + float(x) * direction).expand(2, -1)) for x in factors)
     found = harm(rule, honest, LineSearch(line, rule)(honest, honest[:2]))
     assert found >= best * (0.98 if rule.equivariance in ("rotations", "mixed") else 0.999)
+
+
+def test_disguise_adds_noise_of_each_attacker_s_own():
+    honest, own = rows(5, 10_000), rows(3, 10_000, seed=1)
+    plain = ALittleIsEnough(z=1.5)(honest, own)
+    context = AttackContext(round=4, seed=2)
+    sent = Disguise(ALittleIsEnough(z=1.5), scale=0.2)(honest, own, context)
+    noise = (sent - plain) / plain.norm(dim=1, keepdim=True)
+    assert torch.allclose(noise.norm(dim=1), torch.full((3,), 0.2), atol=1e-4)
+    assert (noise @ noise.T).fill_diagonal_(0).abs().max() < 0.04 * 0.05
+    assert kstest((noise[0] / noise[0].std()).numpy(), "norm").pvalue > 0.01
+    assert torch.equal(Disguise(Drop())(honest, own), torch.zeros(3, 10_000))
+    assert Disguise(Infinity())(honest, own).isinf().all()
+    with pytest.raises(SettingError, match=r"Disguise.scale must be a finite number above 0, got 0"):
+        Disguise(Drop(), scale=0.0)
+    with pytest.raises(SettingError, match=r"Disguise.attack must be an attack, got str"):
+        Disguise("Drop")
 
 
 @pytest.mark.parametrize("width", [60, 20_000])
