@@ -99,8 +99,8 @@ class Recurrent(Aggregator):
         gate: Whether rows are weighed by the trust in their workers, from 0 for none to 1 for at least half of that in the
             best; the weighted mean is then one more input [false].
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
-            which needs none and an honest majority: the median of the cosines with the rows trusted so far, less a quarter
-            of the median of theirs [losses].
+            which needs none and an honest majority: the median of the cosines with the rows trusted so far, of which
+            a quarter of the best worker's is taken off [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
         distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
             of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its

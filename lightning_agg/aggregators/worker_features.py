@@ -148,6 +148,8 @@ class WorkerFeatures:
             latest[present] = trust
             total = self.trust_decay * total + latest
             trust = total[present]
+        if self.trust == "peers":
+            trust = _beyond_noise(trust)
         return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
 
     def _resampled(self, rows: Tensor) -> Tensor:
@@ -203,20 +205,22 @@ def overlap(rows: int, slots: int) -> Tensor:
 
 
 def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, less a quarter of the median of theirs.
+    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, ``(M,)``.
 
     Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
-    What is less: a row of pure noise has a cosine near 0, on either side. A quarter of the largest would, once honest rows
-    are mostly noise too, leave few of them above 0.
     """
     trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     if before is not None and bool((before > 0).any()):
-        trusted = before > 0
+        trusted = _beyond_noise(before) > 0
     units = rows / _positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
     others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     cosines = (units @ units.T).masked_fill(~others, torch.nan)
-    median = cosines.nanmedian(dim=1).values.nan_to_num(0.0)
-    return median - median[trusted].median().clamp_min(0) / 4
+    return cosines.nanmedian(dim=1).values.nan_to_num(0.0)
+
+
+def _beyond_noise(agreement: Tensor) -> Tensor:
+    """What there is of it beyond a quarter of the largest: rows of pure noise have little, on either side of 0."""
+    return agreement - agreement.max().clamp_min(0) / 4
 
 
 def _copies(rows: Tensor) -> Tensor:

@@ -104,13 +104,13 @@ def test_peers_trust_who_agrees_with_most():
     settings = {"scale": "trusted", "gate": True, "trust": "peers", "trust_decay": 1.0}
     found = features([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [1.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]], **settings)
     near, far = 1.04**-0.5, 0.96 / 1.04
-    expected = torch.tensor([near, far, far, near, -near, -near]) - far / 4
+    expected = torch.tensor([near, far, far, near, -near, -near])
     assert torch.allclose(found.seen.trust, expected, atol=1e-6)
     assert found.inputs[4:6].abs().max() == 0
     # Now the liars are the majority of the rows, but not of those trusted so far.
     seen = found.seen._replace(trust=torch.tensor([1.0] * 3 + [-1.0] * 4))
     later = features([[1.0, 0.0]] * 3 + [[-1.0, 0.0]] * 4, seen=seen, step=1, **settings)
-    assert torch.allclose(later.seen.trust, torch.tensor([1.75] * 3 + [-2.25] * 4))
+    assert torch.allclose(later.seen.trust, torch.tensor([2.0] * 3 + [-2.0] * 4))
 
 
 def test_copies_together_count_for_less_than_one():
