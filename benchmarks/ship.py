@@ -64,7 +64,7 @@ def card(
     yield f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}."
     yield f"- {sum(t.numel() for t in tensors.values()):,} weights, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`."
     yield f"- Trained on {config['data']['class_path'].split('.')[-1]}, seed {config['seed_everything']}, {config['trainer']['max_steps']}"
-    which = {"": "best", "--last": "last", "--halfway": "last"}[option]
+    which = "last" if option else "best"
     mean = "the mean of the first weights and " if option == "--halfway" else ""
     yield f"  windows; these are {mean}the weights after {int(shown['step']) + 1}, the {which} validation: loss"
     yield f"  {float(shown['meta/val_loss']):.3f} along the episodes and {float(shown['val/loss']):.3f} at their end, accuracy {100 * float(shown['val/accuracy']):.1f} %"
@@ -126,20 +126,18 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="what made the run")
     parser.add_argument("--results", type=Path, help="results of benchmarks/learned.py")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument(
-        "--last", action="store_true", help="the last weights instead of the best validation's"
-    )
-    chosen.add_argument(
-        "--halfway", action="store_true", help="the mean of the weights the run began with and the last"
-    )
+    for option, told in (
+        ("--last", "the last weights instead of the best validation's"),
+        ("--halfway", "the mean of the weights the run began with and the last"),
+    ):
+        chosen.add_argument(option, dest="option", action="store_const", const=option, default="", help=told)
     arguments = parser.parse_args()
     found = arguments.results.read_text().splitlines() if arguments.results else []
     results = dict(map(json.loads, found))
     weights = arguments.run / "aggregator.safetensors"
-    option = "--last" if arguments.last else "--halfway" if arguments.halfway else ""
-    if option:
-        weights = last_weights(arguments.run, arguments.halfway)
-    lines = card(arguments.run, weights, option, arguments.name, arguments.command, results)
+    if arguments.option:
+        weights = last_weights(arguments.run, halfway=arguments.option == "--halfway")
+    lines = card(arguments.run, weights, arguments.option, arguments.name, arguments.command, results)
     text = "\n".join(lines) + "\n"
     (pretrained.FOLDER / f"{arguments.name}.md").write_text(text)
     target = pretrained.FOLDER / f"{arguments.name}.safetensors"

@@ -109,9 +109,8 @@ def _products(rows: Tensor) -> Tensor:
         return rows @ rows.T
     array = rows.numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        return torch.from_numpy(
-            array @ array.T
-        )  # NumPy sees that half of the products suffice, torch does not
+        products = array @ array.T  # NumPy sees that half of them suffice, torch does not
+    return torch.from_numpy(products)
 
 
 def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:
