@@ -383,23 +383,30 @@ def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
 
 def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     """The same weights with other numbers of workers, at the same fraction of attackers."""
-    pools = (5, 10, 20, 50)
+    pools, alone = (5, 10, 20, 50), "none, the honest workers alone"
     yield "# Other numbers of workers"
     yield ""
     yield (
         "The same weights, trained with 10 workers. MNIST, 784-20-10 sigmoid, batch 64, 3 of 5 workers Byzantine (6 of 10, 12 of 20,"
-        f" 30 of 50). Test accuracy in % after 100 rounds, mean ± standard deviation over {seeds} seeds."
+        f" 30 of 50). Test accuracy in % after 100 rounds, mean ± standard deviation over {seeds} seeds. *The honest workers alone* are a"
+        " pool of 2, 4, 8 or 20: what a rule could reach that knows who they are."
     )
+
+    def in_pool(rule: str, attack: str, size: int) -> Run:
+        number = size * 3 // 5
+        if attack in (NO_ATTACK, alone):
+            return Run(rule, pool_size=size if attack == NO_ATTACK else size - number)
+        return Run(rule, attack=attack, num_byzantine=number, pool_size=size)
+
     for rule in learned:
         yield ""
         yield f"## `{rule}`"
         yield ""
         yield from header("attack", *(f"M = {size}" for size in pools))
-        for attack in (NO_ATTACK, *ATTACKS):
+        for attack in (NO_ATTACK, alone, *ATTACKS):
             cells = []
             for size in pools:
-                number = 0 if attack == NO_ATTACK else size * 3 // 5
-                runs = [Run(rule, "SGD", 1.0, attack, number, pool_size=size, seed=s) for s in range(seeds)]
+                runs = [replace(in_pool(rule, attack, size), seed=s) for s in range(seeds)]
                 found = measure(runs)
                 cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
             yield row(attack, *cells)

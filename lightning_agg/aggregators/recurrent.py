@@ -30,6 +30,7 @@ ARCHITECTURE: dict[str, Any] = {
     "worker_order": "given",
     "scale": "l2",
     "running_scale": 0.0,
+    "adaptivity": 0.0,
     "clamp": "signed",
     "clamp_exponent": 10.0,
     "output_scale": 0.1,
@@ -40,12 +41,16 @@ ARCHITECTURE: dict[str, Any] = {
     "gate": False,
     "trust": "losses",
     "trust_decay": 0.0,
+    "trust_margin": 0.0,
     "distrust_copies": False,
     "momenta": [],
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
-FREE = {"output_scale", "decay_after", "trust", "distrust_copies", "num_samples", "trial_step"}
+FREE = {
+    "output_scale", "decay_after",
+    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step",
+}  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
 
@@ -58,8 +63,8 @@ class Recurrent(Aggregator):
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
-    (``output_scale``, ``decay_after``) and of trust (``trust``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ
-    from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    (``output_scale``, ``decay_after``) and of trust (``trust``, ``trust_margin``, ``distrust_copies``, ``num_samples``,
+    ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -87,6 +92,9 @@ class Recurrent(Aggregator):
             mean square of the first two inputs, ``trusted``: of all rows, weighed as by ``gate`` [l2].
         running_scale: Decay in [0, 1) of a running scale, which replaces :math:`A_i` in the update, with their log-ratio as one
             more input; 0 for none [0].
+        adaptivity: Exponent in [0, 1] by which the :math:`A_i` of the update are evened: to :math:`A_i (\bar A / A_i)^a`, with
+            their root mean square :math:`\bar A`. At 0 coordinates with small gradients move little, as with SGD; at 1 all
+            move alike, as with Adam; between, as with Padam (Chen et al., IJCAI 2020, of p = a / 2) [0].
         clamp: What becomes of inputs below :math:`e^{-p}`: ``signed`` :math:`\pm e^{-p}`, ``literal`` :math:`+e^{-p}` (the
             paper's text), ``drop`` 0 [signed].
         clamp_exponent: That p; with ``l2`` above 0.5 log M [10].
@@ -99,9 +107,10 @@ class Recurrent(Aggregator):
         gate: Whether rows are weighed by the trust in their workers, from 0 for none to 1 for at least half of that in the
             best; the weighted mean is then one more input [false].
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
-            which needs none and an honest majority: the median of the cosines with the rows trusted so far, of which
-            a quarter of the best worker's is taken off [losses].
+            which needs none and an honest majority: the median of the cosines with the rows trusted so far [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
+        trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
+            is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
         distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
             of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its
             trust, so that all together count for less than one [false].
@@ -121,6 +130,7 @@ class Recurrent(Aggregator):
         worker_order: Order | None = None,
         scale: Scale | None = None,
         running_scale: float | None = None,
+        adaptivity: float | None = None,
         clamp: Clamp | None = None,
         clamp_exponent: float | None = None,
         output_scale: float | None = None,
@@ -131,6 +141,7 @@ class Recurrent(Aggregator):
         gate: bool | None = None,
         trust: Trust | None = None,
         trust_decay: float | None = None,
+        trust_margin: float | None = None,
         distrust_copies: bool | None = None,
         momenta: list[float] | None = None,
     ) -> None:
@@ -276,8 +287,9 @@ def _check(settings: dict[str, Any]) -> None:
         ("trust", Trust),
     ):
         require_choice(name, settings[name], get_args(choices))
-    decay, gated = settings["trust_decay"], settings["gate"]
+    decay, margin, gated = settings["trust_decay"], settings["trust_margin"], settings["gate"]
     require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
+    require(0 <= margin < 1, f"trust_margin must be in [0, 1), got {margin}.")
     require(
         not gated or settings["worker_order"] != "sorted",
         "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
@@ -292,6 +304,8 @@ def _check(settings: dict[str, Any]) -> None:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     running = settings["running_scale"]
     require(0 <= running < 1, f"running_scale must be in [0, 1), got {running}.")
+    adaptivity = settings["adaptivity"]
+    require(0 <= adaptivity <= 1, f"adaptivity must be in [0, 1], got {adaptivity}.")
     require(
         settings["scale"] != "lead" or settings["slots"] >= 2,
         f"scale lead needs at least 2 slots, got {settings['slots']}.",

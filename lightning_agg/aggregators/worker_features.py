@@ -63,6 +63,7 @@ class WorkerFeatures:
     worker_order: Order
     scale: Scale
     running_scale: float
+    adaptivity: float
     clamp: Clamp
     clamp_exponent: float
     num_samples: int
@@ -70,6 +71,7 @@ class WorkerFeatures:
     gate: bool
     trust: Trust
     trust_decay: float
+    trust_margin: float
     distrust_copies: bool
     momenta: list[float]
 
@@ -131,7 +133,7 @@ class WorkerFeatures:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
-        return Features(torch.cat(parts), scale, Seen(running, total, momenta))
+        return Features(torch.cat(parts), self._evened(scale), Seen(running, total, momenta))
 
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
@@ -139,7 +141,8 @@ class WorkerFeatures:
             return gradients.new_zeros(len(gradients)), total
         present = ... if context.finite is None else context.finite
         if self.trust == "peers":
-            trust = _agreement(gradients, total[present] if self.trust_decay else None)
+            before = self._beyond_margin(total[present]) if self.trust_decay else None
+            trust = _agreement(gradients, before)
         else:
             trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
             trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
@@ -148,9 +151,11 @@ class WorkerFeatures:
             latest[present] = trust
             total = self.trust_decay * total + latest
             trust = total[present]
-        if self.trust == "peers":
-            trust = _beyond_noise(trust)
+        trust = self._beyond_margin(trust)
         return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
+
+    def _beyond_margin(self, trust: Tensor) -> Tensor:
+        return trust - self.trust_margin * trust.max().clamp_min(0)
 
     def _resampled(self, rows: Tensor) -> Tensor:
         """``(M, ...)`` -> ``(slots, ...)``: slot k is the mean of the rows in the k-th part of the order."""
@@ -175,6 +180,12 @@ class WorkerFeatures:
         if self.scale == "lead":
             return _root(slots[:2].square().mean(dim=0))
         return _root(weights @ rows.square() / _positive(weights.sum()))
+
+    def _evened(self, scale: Tensor) -> Tensor:
+        if not self.adaptivity:
+            return scale
+        usual = _root(scale.square().mean())
+        return torch.where(scale > 0, scale * (usual / _positive(scale)) ** self.adaptivity, 0.0)
 
     def _clamped(self, x: Tensor) -> Tensor:
         if self.scale != "l2":
@@ -205,22 +216,17 @@ def overlap(rows: int, slots: int) -> Tensor:
 
 
 def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Median of the cosines of each of ``(M, d)`` with the rows trusted before, ``(M,)``.
+    """Median of the cosines of each of ``(M, d)`` with the rows trusted ``before``, or with all if none was, ``(M,)``.
 
     Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
     """
     trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     if before is not None and bool((before > 0).any()):
-        trusted = _beyond_noise(before) > 0
+        trusted = before > 0
     units = rows / _positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
     others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     cosines = (units @ units.T).masked_fill(~others, torch.nan)
     return cosines.nanmedian(dim=1).values.nan_to_num(0.0)
-
-
-def _beyond_noise(agreement: Tensor) -> Tensor:
-    """What there is of it beyond a quarter of the largest: rows of pure noise have little, on either side of 0."""
-    return agreement - agreement.max().clamp_min(0) / 4
 
 
 def _copies(rows: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from lightning_agg.partitioners import QuantitySkew
 RNN = {"slots": 4}
 ARNN = {
     "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
-    "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
+    "adaptivity": 0.5, "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
 }  # fmt: skip
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5

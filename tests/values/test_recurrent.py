@@ -15,9 +15,9 @@ from lightning_agg.aggregators.worker_features import WorkerFeatures, overlap
 from lightning_agg.errors import SettingError
 
 PAPER = {
-    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0,
+    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust": "losses", "trust_decay": 0.0,
+    "gate": False, "trust": "losses", "trust_decay": 0.0, "trust_margin": 0.0,
     "distrust_copies": False, "momenta": [],
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_the_gate_silences_who_is_not_trusted():
 
 
 def test_peers_trust_who_agrees_with_most():
-    settings = {"scale": "trusted", "gate": True, "trust": "peers", "trust_decay": 1.0}
+    settings = {"scale": "trusted", "gate": True, "trust": "peers", "trust_decay": 1.0, "trust_margin": 0.25}
     found = features([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [1.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]], **settings)
     near, far = 1.04**-0.5, 0.96 / 1.04
     expected = torch.tensor([near, far, far, near, -near, -near])
@@ -124,6 +124,20 @@ def test_copies_together_count_for_less_than_one():
     assert trust.tolist() == pytest.approx([1.0, 0.6, 0.1, 0.1, 0.1, -0.5], abs=1e-4)
     center = (2.0 + 4.4 + 15 / 9) / (2 + 3 / 9)
     assert (found.inputs[6, 0] * found.scale[0]).item() == pytest.approx(center, rel=1e-4)
+
+
+def test_the_margin_is_taken_off_everyones_trust():
+    rows, context = [[1.0], [2.0], [3.0]], descending([0.8, 0.5, 0.2])
+    settings = {"scale": "trusted", "gate": True, "loss_information": True, "trust_decay": 1.0}
+    found = features(rows, context, trust_margin=0.25, **settings)
+    # 0.6, 0.3 and 0 are left, relative to the best; half of it is full weight, and the sum stays as it is.
+    assert found.inputs[4:7, 0].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-4)
+    assert (found.inputs[3] * found.scale).item() == pytest.approx(1.5, abs=1e-4)
+    assert found.seen.trust.tolist() == pytest.approx([0.8, 0.5, 0.2])
+    # With nobody above 0 there is nothing to take off.
+    assert features(rows, descending([-0.1, -0.2, -0.4]), trust_margin=0.25, **settings).inputs[
+        4, 0
+    ] == pytest.approx(-1.0, abs=1e-4)
 
 
 def test_nobody_trusted_is_no_step():
@@ -153,6 +167,18 @@ def test_the_running_scale():
     assert second.inputs[-1].item() == pytest.approx(torch.tensor(50 / usual).log().item(), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("adaptivity", "scale"), [(0.0, [3.0, 4.0, 0.0]), (1.0, [5 / 3**0.5, 5 / 3**0.5, 0.0])]
+)
+def test_adaptivity_evens_what_the_output_is_multiplied_by(adaptivity, scale):
+    plain = features([[3.0, 4.0, 0.0]])
+    found = features([[3.0, 4.0, 0.0]], adaptivity=adaptivity)
+    assert found.scale.tolist() == pytest.approx(scale)
+    assert torch.equal(found.inputs, plain.inputs)
+    half = features([[3.0, 4.0, 0.0]], adaptivity=0.5)
+    assert half.scale[:2].tolist() == pytest.approx([(3 * 5 / 3**0.5) ** 0.5, (4 * 5 / 3**0.5) ** 0.5])
+
+
 def test_momenta_are_running_means_of_the_center():
     settings = {"momenta": [0.0, 0.5], "scale": "median", "slots": 3}
     first = features([[3.0], [4.0], [8.0]], **settings)
@@ -176,6 +202,28 @@ def test_untrained_momenta_are_sgd_with_momentum():
         gradients = torch.randn(1, 6).expand(10, 6)
         total = 0.5 * total + 0.5 * gradients[0]
         assert torch.allclose(rule(gradients), 2.0 * total, rtol=1e-4, atol=1e-6)
+
+
+def test_untrained_with_adaptivity_is_adam_whose_step_follows_the_gradients_size():
+    rule = Recurrent(
+        worker_order="sorted",
+        scale="median",
+        running_scale=0.99,
+        adaptivity=1.0,
+        momenta=[0.9],
+        output_scale=2.0,
+    )
+    nn.init.zeros_(rule.network.output)
+    first, second = torch.zeros(6), torch.zeros(6)
+    for t in range(1, 31):
+        gradient = torch.randn(6) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0, 1.0])
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient.square()
+        root = (
+            second / (1 - 0.99**t)
+        ).sqrt()  # Kingma and Ba, ICLR 2015, without the first moment's correction
+        expected = 2.0 * root.square().mean().sqrt() * first / root
+        assert torch.allclose(rule(gradient.expand(10, 6)), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "slots"), [(10, 10), (20, 10), (5, 10), (7, 3), (3, 7), (1, 4)])
@@ -382,10 +430,12 @@ def test_bad_weights_are_told(tmp_path):
     [
         ({"momenta": [0.9, 1.0]}, "momenta must be in [0, 1), got 1.0"),
         ({"running_scale": 1.0}, "running_scale must be in [0, 1), got 1.0"),
+        ({"adaptivity": -0.5}, "adaptivity must be in [0, 1], got -0.5"),
         ({"hidden_size": 0}, "hidden_size must be an integer of at least 1, got 0"),
         ({"scale": "lead", "slots": 1}, "scale lead needs at least 2 slots, got 1"),
         ({"cell": "rnn"}, "cell"),
         ({"trust_decay": 1.1}, "trust_decay must be in [0, 1], got 1.1"),
+        ({"trust_margin": 1.0}, "trust_margin must be in [0, 1), got 1.0"),
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
