@@ -32,6 +32,7 @@ from training_runs import Marks, Trainings, quiet_trainer
 from lightning_agg import pretrained
 from lightning_agg.aggregators import CoordinateMedian, Krum, Mean, Recurrent, Zeno
 from lightning_agg.aggregators.base import Aggregator
+from lightning_agg.aggregators.recurrent import read_weights
 from lightning_agg.attacks import (
     ALittleIsEnough,
     BitFlip,
@@ -54,7 +55,7 @@ BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
 TUNING_SEEDS = (100, 101)
 MARKS = (100, 200, 500, 1000)
 DECAY_AFTER = 200
-NO_ATTACK = "none"
+NO_ATTACK, UNTRAINED = "none", "untrained "
 ATTACKS: dict[str, Callable[[], Attack]] = {
     "Reverse(3)": lambda: Reverse(scale=3.0),
     "Reverse(10)": lambda: Reverse(scale=10.0),
@@ -111,7 +112,11 @@ MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training. ``rule`` is a class name, or that of shipped weights; ``classes`` a subset of the labels."""
+    """One training.
+
+    ``rule`` is a class name, that of shipped weights, or ``untrained`` and the latter: their settings with new weights.
+    ``classes`` is a subset of the labels.
+    """
 
     rule: str
     optimizer: str = "SGD"
@@ -144,7 +149,13 @@ class Run:
                 f, rho=self.lr / 200, step_size=self.lr, num_samples=PUBLIC_SAMPLES, penalty="mean_square"
             )
         by_hand = {"Mean": Mean, "CoordinateMedian": CoordinateMedian}
-        return by_hand[self.rule]() if self.rule in by_hand else Recurrent(weights=self.rule)
+        if self.rule in by_hand:
+            return by_hand[self.rule]()
+        if self.rule.startswith(UNTRAINED):
+            settings, _ = read_weights(pretrained.locate(self.rule.removeprefix(UNTRAINED)))
+            torch.manual_seed(0)
+            return Recurrent(**settings)
+        return Recurrent(weights=self.rule)
 
 
 @cache
@@ -194,6 +205,19 @@ def train(root: str, run: Run) -> dict[str, Any]:
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
 
 
+def _beside_untrained(learned: list[str]) -> list[str]:
+    """The learned aggregators, and the settings without the training of those that follow momenta from the start."""
+    settings = {name: read_weights(pretrained.locate(name))[0] for name in learned}
+    return [
+        *learned,
+        *(UNTRAINED + name for name in learned if settings[name]["momenta"] and "arnn" not in name),
+    ]
+
+
+def _name(rule: str) -> str:
+    return f"{UNTRAINED}`{rule.removeprefix(UNTRAINED)}`" if rule.startswith(UNTRAINED) else f"`{rule}`"
+
+
 def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     """Validation loss without attack, in and past the trained horizon."""
     yield "# Without attack"
@@ -202,7 +226,8 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         "MNIST, 784-20-10 sigmoid, 10 workers, batch 64. Validation loss after 100, 200, 500 and 1000 rounds, and test accuracy in"
         f" % after 1000, mean ± standard deviation over {seeds} seeds. The baselines' step size is the best of a grid *for"
         " each column by itself* (in brackets), found with other seeds; a learned aggregator has one set of weights for all."
-        f" *Falling*: the step size is {DECAY_AFTER} / t as large in round t > {DECAY_AFTER}, as that of the learned aggregators whose"
+        " *Untrained* is with the same settings and new weights, momentum that is adapted to each coordinate: what is beyond it was"
+        f" learned. *Falling*: the step size is {DECAY_AFTER} / t as large in round t > {DECAY_AFTER}, as that of the learned aggregators whose"
         f" `decay_after` is {DECAY_AFTER}."
     )
     yield ""
@@ -218,11 +243,11 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
             cells.append(f"{spread([found[run]['loss'][str(mark)] for run in runs])} ({lr:g})")
         cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
         yield row(f"averaging, {optimizer}{', falling' if decay else ''}", *cells)
-    for rule in learned:
+    for rule in _beside_untrained(learned):
         runs = [Run(rule, rounds=max(MARKS), seed=s) for s in range(seeds)]
         found = measure(runs)
         losses = (spread([found[run]["loss"][str(mark)] for run in runs]) for mark in MARKS)
-        yield row(f"`{rule}`", *losses, spread([found[run]["accuracy"] for run in runs], factor=100))
+        yield row(_name(rule), *losses, spread([found[run]["accuracy"] for run in runs], factor=100))
     yield ""
     yield f"Grids: {'; '.join(f'{name} {grid}' for name, grid in GRIDS.items())}."
 
@@ -488,9 +513,9 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
             by_mark, accuracy = losses("Mean", optimizer, lr)
             cells.append(f"{by_mark[column]} ({lr:g})")
         yield row(f"averaging, {optimizer}", *cells, accuracy)
-    for rule in learned:
+    for rule in _beside_untrained(learned):
         by_mark, accuracy = losses(rule, "SGD", 1.0)
-        yield row(f"`{rule}`", *by_mark, accuracy)
+        yield row(_name(rule), *by_mark, accuracy)
     yield ""
     yield "## 7 of 10 Byzantine"
     yield ""

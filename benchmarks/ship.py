@@ -30,32 +30,32 @@ from lightning_agg.aggregators import Recurrent
 from lightning_agg.aggregators.recurrent import read_weights
 
 
-def last_weights(run: Path, halfway: bool) -> Path:
-    """Those of the run's last checkpoint, as a file; or the mean of them and of those that the run began with.
+def last_weights(run: Path, share: float) -> Path:
+    """Those of the run's last checkpoint, as a file; or this share of them, and the rest of those that the run began with.
 
     The mean keeps more of what the start was good at (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
     """
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     rule, prefix = Recurrent(weights=str(run / "aggregator.safetensors")), "aggregator.network."
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if halfway:
+    if share < 1:
         config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["aggregator"]
         began = Recurrent(**config["init_args"]).network.state_dict()
-        tensors = {key: (began[key] + value) / 2 for key, value in tensors.items()}
+        tensors = {key: began[key].lerp(value, share) for key, value in tensors.items()}
     rule.network.load_state_dict(tensors)
     rule.save(run / "last.safetensors")
     return run / "last.safetensors"
 
 
 def card(
-    run: Path, weights: Path, option: str, name: str, command: str, results: dict[str, Any]
+    run: Path, weights: Path, last: float | None, name: str, command: str, results: dict[str, Any]
 ) -> Iterator[str]:
     """The lines of the card."""
     settings, tensors = read_weights(weights)
     config = yaml.safe_load((run / "config.yaml").read_text())
     with (run / "metrics.csv").open() as file:
         validations = [line for line in csv.DictReader(file) if line.get("meta/val_loss")]
-    shown = validations[-1] if option else min(validations, key=lambda line: float(line["meta/val_loss"]))
+    shown = validations[-1] if last else min(validations, key=lambda line: float(line["meta/val_loss"]))
     yield f"# {name}"
     yield ""
     yield f"Trained weights of `Recurrent`: `--model.aggregator Recurrent --model.aggregator.weights {name}`,"
@@ -64,12 +64,13 @@ def card(
     yield f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}."
     yield f"- {sum(t.numel() for t in tensors.values()):,} weights, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`."
     yield f"- Trained on {config['data']['class_path'].split('.')[-1]}, seed {config['seed_everything']}, {config['trainer']['max_steps']}"
-    which = "last" if option else "best"
-    mean = "the mean of the first weights and " if option == "--halfway" else ""
-    yield f"  windows; these are {mean}the weights after {int(shown['step']) + 1}, the {which} validation: loss"
+    which = "last" if last else "best"
+    mixed = f"{1 - last:.0%} of the first weights and {last:.0%} of " if last and last < 1 else ""
+    yield f"  windows; these are {mixed}the weights after {int(shown['step']) + 1}, the {which} validation: loss"
     yield f"  {float(shown['meta/val_loss']):.3f} along the episodes and {float(shown['val/loss']):.3f} at their end, accuracy {100 * float(shown['val/accuracy']):.1f} %"
     yield "  there (mean over the validation episodes of the config below)."
-    yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{f' {option}' if option else ''}`."
+    option = "" if last is None else " --last" if last == 1 else f" --last {last:g}"
+    yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{option}`."
     yield ""
     yield from scores(name, results)
     yield "## Configuration"
@@ -125,19 +126,21 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--command", required=True, help="what made the run")
     parser.add_argument("--results", type=Path, help="results of benchmarks/learned.py")
-    chosen = parser.add_mutually_exclusive_group()
-    for option, told in (
-        ("--last", "the last weights instead of the best validation's"),
-        ("--halfway", "the mean of the weights the run began with and the last"),
-    ):
-        chosen.add_argument(option, dest="option", action="store_const", const=option, default="", help=told)
+    parser.add_argument(
+        "--last",
+        nargs="?",
+        type=float,
+        const=1.0,
+        metavar="SHARE",
+        help="the last weights instead of the best validation's; or this share of them, and the rest of the run's first ones",
+    )
     arguments = parser.parse_args()
     found = arguments.results.read_text().splitlines() if arguments.results else []
     results = dict(map(json.loads, found))
     weights = arguments.run / "aggregator.safetensors"
-    if arguments.option:
-        weights = last_weights(arguments.run, halfway=arguments.option == "--halfway")
-    lines = card(arguments.run, weights, arguments.option, arguments.name, arguments.command, results)
+    if arguments.last:
+        weights = last_weights(arguments.run, arguments.last)
+    lines = card(arguments.run, weights, arguments.last, arguments.name, arguments.command, results)
     text = "\n".join(lines) + "\n"
     (pretrained.FOLDER / f"{arguments.name}.md").write_text(text)
     target = pretrained.FOLDER / f"{arguments.name}.safetensors"

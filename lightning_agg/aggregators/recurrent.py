@@ -92,9 +92,10 @@ class Recurrent(Aggregator):
             mean square of the first two inputs, ``trusted``: of all rows, weighed as by ``gate`` [l2].
         running_scale: Decay in [0, 1) of a running scale, which replaces :math:`A_i` in the update, with their log-ratio as one
             more input; 0 for none [0].
-        adaptivity: Exponent in [0, 1] by which the :math:`A_i` of the update are evened: to :math:`A_i (\bar A / A_i)^a`, with
+        adaptivity: Exponent a in [0, 1] by which the :math:`A_i` of the update are evened: to :math:`A_i (\bar A / A_i)^a`, with
             their root mean square :math:`\bar A`. At 0 coordinates with small gradients move little, as with SGD; at 1 all
-            move alike, as with Adam; between, as with Padam (Chen et al., IJCAI 2020, of p = a / 2) [0].
+            move alike, as with Adam (whose step, unlike this one, does not grow with the gradients); between, as with Padam
+            (Chen et al., IJCAI 2020, of p = a / 2). Above 0 it wants a ``running_scale`` of more than 0.9 [0].
         clamp: What becomes of inputs below :math:`e^{-p}`: ``signed`` :math:`\pm e^{-p}`, ``literal`` :math:`+e^{-p}` (the
             paper's text), ``drop`` 0 [signed].
         clamp_exponent: That p; with ``l2`` above 0.5 log M [10].
