@@ -442,8 +442,8 @@ def transfer(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield "# Other models and other classes"
     yield ""
     yield (
-        "Weights trained on 784-20-10 with all classes, beside averaging with Nesterov momentum 0.9 at the step size chosen for that"
-        f" same model. MNIST, 10 workers, batch 64, 100 rounds, no attack: validation loss, mean ± standard deviation over {seeds} seeds."
+        "Weights trained on 784-20-10 with all classes, beside averaging with Nesterov momentum 0.9 at the step size that is best on"
+        f" 784-20-10, too. MNIST, 10 workers, batch 64, 100 rounds, no attack: validation loss, mean ± standard deviation over {seeds} seeds."
     )
     yield ""
     tasks: list[tuple[str, tuple[int, ...] | None]] = [
