@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from reports import header, row, spread, write_report
@@ -56,6 +56,7 @@ TUNING_SEEDS = (100, 101)
 MARKS = (100, 200, 500, 1000)
 DECAY_AFTER = 200
 NO_ATTACK, UNTRAINED = "none", "untrained "
+WHAT_UNTRAINED_IS = "*Untrained* is with the same settings and new weights: what is beyond it was learned."
 ATTACKS: dict[str, Callable[[], Attack]] = {
     "Reverse(3)": lambda: Reverse(scale=3.0),
     "Reverse(10)": lambda: Reverse(scale=10.0),
@@ -203,6 +204,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
 
 
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
+Column = TypeVar("Column", int, float)
 
 
 def _beside_untrained(learned: list[str]) -> list[str]:
@@ -226,8 +228,7 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         "MNIST, 784-20-10 sigmoid, 10 workers, batch 64. Validation loss after 100, 200, 500 and 1000 rounds, and test accuracy in"
         f" % after 1000, mean ± standard deviation over {seeds} seeds. The baselines' step size is the best of a grid *for"
         " each column by itself* (in brackets), found with other seeds; a learned aggregator has one set of weights for all."
-        " *Untrained* is with the same settings and new weights, momentum that is adapted to each coordinate: what is beyond it was"
-        f" learned. *Falling*: the step size is {DECAY_AFTER} / t as large in round t > {DECAY_AFTER}, as that of the learned aggregators whose"
+        f" {WHAT_UNTRAINED_IS} *Falling*: the step size is {DECAY_AFTER} / t as large in round t > {DECAY_AFTER}, as that of the learned aggregators whose"
         f" `decay_after` is {DECAY_AFTER}."
     )
     yield ""
@@ -348,6 +349,29 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         yield row("**worst**", *(f"**{100 * min(column):.1f}**" for column in means.values()))
 
 
+def _sections(
+    measure: Measure,
+    learned: list[str],
+    seeds: int,
+    attacks: Iterable[str],
+    columns: dict[str, Column],
+    run: Callable[[str, str, Column], Run],
+) -> Iterator[str]:
+    """A table for each rule of the accuracy of ``run(rule, attack, column)``: a row an attack, a column a value."""
+    for rule in learned:
+        yield ""
+        yield f"## `{rule}`"
+        yield ""
+        yield from header("attack", *columns)
+        for attack in attacks:
+            cells = []
+            for value in columns.values():
+                runs = [replace(run(rule, attack, value), seed=seed) for seed in range(seeds)]
+                found = measure(runs)
+                cells.append(spread([found[one]["accuracy"] for one in runs], factor=100))
+            yield row(attack, *cells)
+
+
 def disguised(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     """Attackers who each add noise to what they agreed on, against trust that looks for copies."""
     yield "# Attackers who do not look alike"
@@ -357,19 +381,13 @@ def disguised(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]
         f" so many times as long as the row. Test accuracy in % after 100 rounds, mean ± standard deviation over {seeds} seeds. Rows that"
         " differ by more than a tenth of their length are no copies to `distrust_copies`."
     )
-    for rule in learned:
-        yield ""
-        yield f"## `{rule}`"
-        yield ""
-        yield from header("attack", "no noise", *(f"{noise:g}" for noise in NOISES))
-        for attack in ("Reverse(3)", "InnerProduct(1)", "ALIE(1)", "ALIE(1.5)", "Mimic"):
-            cells = []
-            for noise in (0.0, *NOISES):
-                name = disguised_name(attack, noise)
-                runs = [Run(rule, attack=name, num_byzantine=7, seed=s) for s in range(seeds)]
-                found = measure(runs)
-                cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
-            yield row(attack, *cells)
+
+    def run(rule: str, attack: str, noise: float) -> Run:
+        return Run(rule, attack=disguised_name(attack, noise), num_byzantine=7)
+
+    attacks = ("Reverse(3)", "InnerProduct(1)", "ALIE(1)", "ALIE(1.5)", "Mimic")
+    columns = {"no noise": 0.0, **{f"{noise:g}": noise for noise in NOISES}}
+    yield from _sections(measure, learned, seeds, attacks, columns, run)
 
 
 def late(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
@@ -382,21 +400,11 @@ def late(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         f" {rounds} rounds, mean ± standard deviation over {seeds} seeds. The learned aggregators that add trust up over rounds"
         " (`trust_decay`) trust who has been honest for long: this is the price."
     )
-    for rule in learned:
-        yield ""
-        yield f"## `{rule}`"
-        yield ""
-        yield from header("attack", *(f"from round {begin}" for begin in begins))
-        for attack in ATTACKS:
-            cells = []
-            for begin in begins:
-                runs = [
-                    Run(rule, "SGD", 1.0, attack, 7, first_round=begin, rounds=rounds, seed=s)
-                    for s in range(seeds)
-                ]
-                found = measure(runs)
-                cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
-            yield row(attack, *cells)
+
+    def run(rule: str, attack: str, begin: int) -> Run:
+        return Run(rule, attack=attack, num_byzantine=7, first_round=begin, rounds=rounds)
+
+    yield from _sections(measure, learned, seeds, ATTACKS, {f"from round {k}": k for k in begins}, run)
 
 
 def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
@@ -417,24 +425,14 @@ def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         " pool of 2, 4, 8 or 20: what a rule could reach that knows who they are."
     )
 
-    def in_pool(rule: str, attack: str, size: int) -> Run:
+    def run(rule: str, attack: str, size: int) -> Run:
         number = size * 3 // 5
         if attack in (NO_ATTACK, alone):
             return Run(rule, pool_size=size if attack == NO_ATTACK else size - number)
         return Run(rule, attack=attack, num_byzantine=number, pool_size=size)
 
-    for rule in learned:
-        yield ""
-        yield f"## `{rule}`"
-        yield ""
-        yield from header("attack", *(f"M = {size}" for size in pools))
-        for attack in (NO_ATTACK, alone, *ATTACKS):
-            cells = []
-            for size in pools:
-                runs = [replace(in_pool(rule, attack, size), seed=s) for s in range(seeds)]
-                found = measure(runs)
-                cells.append(spread([found[run]["accuracy"] for run in runs], factor=100))
-            yield row(attack, *cells)
+    attacks = (NO_ATTACK, alone, *ATTACKS)
+    yield from _sections(measure, learned, seeds, attacks, {f"M = {size}": size for size in pools}, run)
 
 
 def transfer(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
@@ -502,6 +500,7 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield ""
     yield (
         f"Validation loss, and test accuracy in % after {long} rounds. The baselines' step size is the best *for each column by itself*."
+        f" {WHAT_UNTRAINED_IS}"
     )
     yield ""
     yield from header("aggregator", *(f"{mark} rounds" for mark in marks), "test accuracy")

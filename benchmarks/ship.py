@@ -135,6 +135,8 @@ def main() -> None:
         help="the last weights instead of the best validation's; or this share of them, and the rest of the run's first ones",
     )
     arguments = parser.parse_args()
+    if arguments.last is not None and not 0 < arguments.last <= 1:
+        parser.error(f"--last must be in (0, 1], got {arguments.last:g}")
     found = arguments.results.read_text().splitlines() if arguments.results else []
     results = dict(map(json.loads, found))
     weights = arguments.run / "aggregator.safetensors"

@@ -135,9 +135,8 @@ def test_the_margin_is_taken_off_everyones_trust():
     assert (found.inputs[3] * found.scale).item() == pytest.approx(1.5, abs=1e-4)
     assert found.seen.trust.tolist() == pytest.approx([0.8, 0.5, 0.2])
     # With nobody above 0 there is nothing to take off.
-    assert features(rows, descending([-0.1, -0.2, -0.4]), trust_margin=0.25, **settings).inputs[
-        4, 0
-    ] == pytest.approx(-1.0, abs=1e-4)
+    distrusted = features(rows, descending([-0.1, -0.2, -0.4]), trust_margin=0.25, **settings)
+    assert distrusted.inputs[4, 0] == pytest.approx(-1.0, abs=1e-4)
 
 
 def test_nobody_trusted_is_no_step():
@@ -219,9 +218,8 @@ def test_untrained_with_adaptivity_is_adam_whose_step_follows_the_gradients_size
         gradient = torch.randn(6) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0, 1.0])
         first = 0.9 * first + 0.1 * gradient
         second = 0.99 * second + 0.01 * gradient.square()
-        root = (
-            second / (1 - 0.99**t)
-        ).sqrt()  # Kingma and Ba, ICLR 2015, without the first moment's correction
+        # Kingma and Ba, ICLR 2015, without the first moment's correction.
+        root = (second / (1 - 0.99**t)).sqrt()
         expected = 2.0 * root.square().mean().sqrt() * first / root
         assert torch.allclose(rule(gradient.expand(10, 6)), expected, rtol=1e-4, atol=1e-6)
 
