@@ -324,8 +324,8 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         f" deviation over {seeds} seeds. The learning rate of the hand-made rules is the best of {ATTACKED_GRID} by mean validation"
         " accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
         f" sees {PUBLIC_SAMPLES} public samples a round, as the learned aggregators with loss information do, who are not told."
-        " `mnist_arnn_lstm` was trained under none of Reverse, LabelFlip, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200). The RNNs"
-        " met no attack in training, nor did `mnist_arnn_gru`, which is `mnist_rnn_gru` that trusts by losses."
+        " The ARNNs were trained under none of Reverse, LabelFlip, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200); the RNNs"
+        " met no attack in training."
     )
     hand_made = {3: ["Krum", "CoordinateMedian", "Zeno"], 7: ["Krum", "Zeno"], 9: ["Zeno"]}
     for number, rules in hand_made.items():

@@ -9,6 +9,7 @@ Without ``--results`` the card says nothing of scores beyond those of the valida
 """
 
 import argparse
+import ast
 import csv
 import hashlib
 import json
@@ -81,12 +82,19 @@ def card(
     yield "```"
 
 
+def read_run(text: str) -> Run:
+    """The run whose ``repr`` it is."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    return Run(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+
+
 def scores(name: str, results: dict[str, Any]) -> Iterator[str]:
     """What ``benchmarks/learned.py`` has measured."""
     losses, accuracies = defaultdict(list), defaultdict(list)
     plain = Run(name)
     for text, result in results.items():
-        run = eval(text, {"Run": Run})
+        run = read_run(text)
         usual = replace(run, attack=NO_ATTACK, num_byzantine=0, rounds=plain.rounds, seed=plain.seed)
         if usual != plain:
             continue

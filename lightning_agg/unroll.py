@@ -108,9 +108,39 @@ def round_features(
     )
 
 
-def update(factor: Tensor, output: Tensor) -> Tensor:
-    """What is added to the parameters; nothing where it is not finite."""
-    return torch.nan_to_num(factor * output, 0.0, 0.0, 0.0)
+def advance(
+    aggregator: Recurrent, received: list[Round], now: InnerState, second_order: bool = False
+) -> tuple[InnerState, Tensor, Tensor]:
+    """One round of T tasks: the state after it, the network's inputs ``(n, T * d)``, and the factors ``(T * d,)`` of its outputs.
+
+    An update that is not finite is none.
+
+    Args:
+        aggregator: Its network is applied, its own memory is not touched.
+        received: What the server of each task has received.
+        now: Where the tasks are.
+        second_order: Whether inputs and factors keep their graphs.
+    """
+    with torch.set_grad_enabled(second_order):
+        inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
+    outputs, memory = aggregator.network(inputs, now.memory)
+    with torch.no_grad():
+        moves = (factors * outputs).view_as(now.parameters)
+        found = [
+            aggregator.features.shortened(item.context, move, task, step)
+            for item, move, task, step in zip(received, moves, seen, now.steps, strict=True)
+        ]
+    shortening = moves.new_tensor([[factor] for factor, _ in found]).expand_as(moves).flatten()
+    factors = shortening * factors
+    moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
+    after = replace(
+        now,
+        parameters=now.parameters + moves.view_as(now.parameters),
+        memory=memory,
+        seen=tuple(task for _, task in found),
+        steps=tuple(step + 1 for step in now.steps),
+    )
+    return after, inputs, factors
 
 
 @torch.no_grad()
@@ -146,17 +176,9 @@ def rollout(
         losses.append(torch.stack([item.honest_loss for item in received]))
         if k == length:
             break
-        x, factor, seen = round_features(aggregator, received, now.seen, now.steps)
-        output, memory = aggregator.network(x, now.memory)
+        now, x, factor = advance(aggregator, received, now)
         inputs.append(x[:, columns])
         factors.append(factor[columns])
-        now = replace(
-            now,
-            parameters=now.parameters + update(factor, output).view_as(now.parameters),
-            memory=memory,
-            seen=seen,
-            steps=tuple(step + 1 for step in now.steps),
-        )
     values = torch.stack(losses)
     counted = values[1:].isfinite() & (values[1:] <= loss_cap)
     task = columns // state.parameters.shape[1]

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from lightning_agg.errors import require
 
+_NO_PUBLIC_DATA = (
+    "the aggregator needs losses on the server's public data: data.public_size must be at least the aggregator's"
+    " num_samples (public_size = 0), or, in your own loop, pass a Context with parameters and public_losses."
+)
+
 
 @dataclass(frozen=True)
 class Context:
@@ -36,23 +41,35 @@ class Context:
         """Of ``num_byzantine`` declared attackers, those not yet caught by sending a non-finite row."""
         return max(num_byzantine - self.num_dropped, 0)
 
+    def current_parameters(self) -> Tensor:
+        """θ, ``(d,)``.
+
+        Raises:
+            SettingError: If the server has no public data.
+        """
+        require(self.parameters is not None and self.public_losses is not None, _NO_PUBLIC_DATA)
+        assert self.parameters is not None
+        return self.parameters()
+
+    def losses(self, vectors: Tensor, num_samples: int) -> Tensor:
+        """Mean loss at each of the parameter vectors ``(K, d)`` on the public samples of this round, ``(K,)``.
+
+        Raises:
+            SettingError: If the server has no public data.
+        """
+        require(self.public_losses is not None, _NO_PUBLIC_DATA)
+        assert self.public_losses is not None
+        return self.public_losses(vectors, num_samples)
+
     def descents(self, gradients: Tensor, step_size: float, num_samples: int) -> Tensor:
         """Loss decrease ``f(θ) - f(θ - step_size * g)`` of a trial step along each row, ``(M, d)`` -> ``(M,)``.
 
         Raises:
             SettingError: If the server has no public data.
         """
-        require(
-            self.parameters is not None and self.public_losses is not None,
-            "the aggregator needs losses on the server's public data: data.public_size must be at least the"
-            " aggregator's num_samples (public_size = 0), or, in your own loop, pass a Context with parameters"
-            " and public_losses.",
-        )
-        assert self.parameters is not None
-        assert self.public_losses is not None
-        parameters = self.parameters()
+        parameters = self.current_parameters()
         trials = parameters - step_size * gradients
-        losses = self.public_losses(torch.cat([parameters[None], trials]), num_samples)
+        losses = self.losses(torch.cat([parameters[None], trials]), num_samples)
         return losses[0] - losses[1:]
 
 

@@ -31,6 +31,7 @@ ARCHITECTURE: dict[str, Any] = {
     "scale": "l2",
     "running_scale": 0.0,
     "adaptivity": 0.0,
+    "batch_scaling": 0.0,
     "clamp": "signed",
     "clamp_exponent": 10.0,
     "output_scale": 0.1,
@@ -44,12 +45,13 @@ ARCHITECTURE: dict[str, Any] = {
     "trust_margin": 0.0,
     "distrust_copies": False,
     "momenta": [],
+    "line_search": False,
 }
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
 FREE = {
-    "output_scale", "decay_after",
-    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step",
+    "output_scale", "decay_after", "batch_scaling",
+    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
@@ -63,19 +65,19 @@ class Recurrent(Aggregator):
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
-    (``output_scale``, ``decay_after``) and of trust (``trust``, ``trust_margin``, ``distrust_copies``, ``num_samples``,
-    ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    (``output_scale``, ``decay_after``, ``batch_scaling``, ``line_search``) and of trust (``trust``, ``trust_margin``,
+    ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
         an update, not θ itself as the text says: θ = A o would vanish with the gradients. Where :math:`A_i` is 0, inputs
-        and update are 0. ``sorted`` and ``trust`` order, all scales but ``l2``, the running scale, the gate and trust that adds
-        up are ours: one round's losses cannot tell liars from honest workers once the loss is low, their sum can. Who is honest
+        and update are 0. ``sorted`` and ``trust`` order, all scales but ``l2``, the running scale, the gate, the line search
+        and trust that adds up are ours: one round's losses cannot tell liars from honest workers once the loss is low, their sum can. Who is honest
         for long and lies then is trusted for a while. A row that was dropped because it was not finite is absent; in ``given``
         order the rows after it move up.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units; where losses are asked for, M + 1 forward passes on ``num_samples``
-    images too.
+    images too, and two for the line search.
 
     Breakdown: none is proved; docs/learned_attacked.md measures it.
 
@@ -96,13 +98,17 @@ class Recurrent(Aggregator):
             their root mean square :math:`\bar A`. At 0 coordinates with small gradients move little, as with SGD; at 1 all
             move alike, as with Adam (whose step, unlike this one, does not grow with the gradients); between, as with Padam
             (Chen et al., IJCAI 2020, of p = a / 2). Above 0 it wants a ``running_scale`` of more than 0.9 [0].
+        batch_scaling: Exponent b in [0, 1] by which the step follows the trusted workers' joint batch: it is :math:`(n / \text{slots})^b`
+            as large where their weights by ``gate`` are worth n < slots workers (Kish's effective number, in which copies are
+            one). 0.5 is the square-root rule of step sizes, 1 the linear one (Goyal et al., *Accurate, large minibatch SGD*,
+            2017) [0].
         clamp: What becomes of inputs below :math:`e^{-p}`: ``signed`` :math:`\pm e^{-p}`, ``literal`` :math:`+e^{-p}` (the
             paper's text), ``drop`` 0 [signed].
         clamp_exponent: That p; with ``l2`` above 0.5 log M [10].
         output_scale: Factor s of the update [0.1].
         decay_after: Rounds T after which it falls, as :math:`s T / t` in the t-th round; 0 for never [0].
         slots: Workers that the network has inputs for. In ``given`` order the pool must have as many; in the others,
-            more or fewer are grouped, in order [10].
+            more are grouped, in order, and so are fewer, but with ``gate`` missing ones are as if not trusted [10].
         num_samples: Public samples of a trial loss [32].
         trial_step: Step of a trial [1].
         gate: Whether rows are weighed by the trust in their workers, from 0 for none to 1 for at least half of that in the
@@ -114,11 +120,15 @@ class Recurrent(Aggregator):
             is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
         distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
             of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its
-            trust, so that all together count for less than one [false].
+            trust, so that all together count for less than one. Not where all rows are nearly the same [false].
         momenta: Decays in [0, 1) of running means, from 0, of the rows' center (their weighted mean with ``gate``, their median
             in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
             an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as
             the gradient, ``output_scale`` as the step size [none].
+        line_search: Whether the step is tried on ``num_samples`` public samples first, and halved, from then on in this
+            episode, while it would raise the loss to a quarter above the largest of the last ten rounds':
+            :func:`lightning_agg.aggregators.line_search.search`. Models that want smaller steps than the one trained on then
+            find them [false].
     """
 
     def __init__(
@@ -132,6 +142,7 @@ class Recurrent(Aggregator):
         scale: Scale | None = None,
         running_scale: float | None = None,
         adaptivity: float | None = None,
+        batch_scaling: float | None = None,
         clamp: Clamp | None = None,
         clamp_exponent: float | None = None,
         output_scale: float | None = None,
@@ -145,6 +156,7 @@ class Recurrent(Aggregator):
         trust_margin: float | None = None,
         distrust_copies: bool | None = None,
         momenta: list[float] | None = None,
+        line_search: bool | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -181,17 +193,20 @@ class Recurrent(Aggregator):
         self.register_buffer("running", torch.zeros(0))
         self.register_buffer("trust", torch.zeros(0))
         self.register_buffer("momenta", torch.zeros(0))
+        self.register_buffer("search", torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     state: Tensor
     running: Tensor
     trust: Tensor
     momenta: Tensor
+    search: Tensor
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
-        """Network states ``(state_size, d)``, running scale ``(d,)``, trust in each worker ``(M,)``, momenta ``(K, d)``."""
-        return {"state": self.state, "running": self.running, "trust": self.trust, "momenta": self.momenta}
+        """Network states ``(state_size, d)``, running scale ``(d,)``, trust in each worker ``(M,)``, momenta ``(K, d)``, line search."""
+        names = ("state", "running", "trust", "momenta", "search")
+        return {name: getattr(self, name) for name in names}
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -218,18 +233,23 @@ class Recurrent(Aggregator):
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
             pool_size = len(gradients) if context.finite is None else len(context.finite)
-            self.running, self.trust, self.momenta = self.features.unseen(pool_size, gradients)
+            self._carry(self.features.unseen(pool_size, gradients))
         require(
             self.state.shape[1] == width,
             f"Recurrent remembers d = {self.state.shape[1]} coordinates, got d = {width}: call reset() first.",
         )
-        seen = Seen(self.running, self.trust, self.momenta)
+        seen = Seen(self.running, self.trust, self.momenta, self.search)
         features = self.features(gradients, context, seen, step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
-        self.running, self.trust, self.momenta = features.seen
+        move = self.step_size(step) * features.scale * output
+        factor, seen = self.features.shortened(context, move, features.seen, step)
+        self._carry(seen)
         self.step = self.step + 1
-        return (-self.step_size(step) * features.scale * output).to(dtype)
+        return (-factor * move).to(dtype)
+
+    def _carry(self, seen: Seen) -> None:
+        self.running, self.trust, self.momenta, self.search = seen
 
     def step_size(self, step: int) -> float:
         """Factor of the update in round ``step`` of an episode, from 0."""
@@ -289,6 +309,9 @@ def _check(settings: dict[str, Any]) -> None:
     ):
         require_choice(name, settings[name], get_args(choices))
     decay, margin, gated = settings["trust_decay"], settings["trust_margin"], settings["gate"]
+    scaling = settings["batch_scaling"]
+    require(0 <= scaling <= 1, f"batch_scaling must be in [0, 1], got {scaling}.")
+    require(gated or not scaling, f"batch_scaling needs gate true: it is that of trusted workers, got false ({scaling}).")
     require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
     require(0 <= margin < 1, f"trust_margin must be in [0, 1), got {margin}.")
     require(

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import row_lengths, squared_distances
 
@@ -32,11 +33,13 @@ class Seen(NamedTuple):
         scale: ``(d,)`` running mean of the squared scale.
         trust: ``(M,)`` running sum of each worker's descents.
         momenta: ``(K, d)`` running means of the rows' centre.
+        search: ``(1 + RECENT,)`` of the line search.
     """
 
     scale: Tensor
     trust: Tensor
     momenta: Tensor
+    search: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class WorkerFeatures:
     scale: Scale
     running_scale: float
     adaptivity: float
+    batch_scaling: float
     clamp: Clamp
     clamp_exponent: float
     num_samples: int
@@ -74,6 +78,7 @@ class WorkerFeatures:
     trust_margin: float
     distrust_copies: bool
     momenta: list[float]
+    line_search: bool
 
     @property
     def input_size(self) -> int:
@@ -84,7 +89,8 @@ class WorkerFeatures:
     @property
     def public_samples(self) -> int:
         """Public samples that a round needs."""
-        return self.num_samples if self.trust == "losses" and self._asks_for_trust else 0
+        asks_for_losses = self.line_search or (self.trust == "losses" and self._asks_for_trust)
+        return self.num_samples if asks_for_losses else 0
 
     @property
     def _asks_for_trust(self) -> bool:
@@ -96,31 +102,33 @@ class WorkerFeatures:
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
             like.new_zeros(len(self.momenta), like.shape[-1]),
+            line_search.begin(like) if self.line_search else like.new_zeros(0),
         )
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         trust, total = self._trust(gradients, context, seen.trust)
-        weights = (2 * trust).clamp(0, 1)
-        if self.distrust_copies:
-            votes = 1 / _copies(gradients) ** 2
+        weights, share = (2 * trust).clamp(0, 1), 1.0
+        if self.gate:
+            near = _copies(gradients) if self.distrust_copies else torch.eye(len(gradients)).to(gradients)
+            votes = 1 / near.sum(dim=1) ** 2
             trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
+            weights = weights / _positive(weights.max())
+            share = (_effective_number(weights, near) / self.slots).clamp_max(1) ** self.batch_scaling
         if self.worker_order == "sorted":
             rows = gradients.sort(dim=0).values
         elif self.worker_order == "trust":
             order = trust.argsort(descending=True, stable=True)
             rows, trust, weights = gradients[order], trust[order], weights[order]
         else:
-            missing = max(self.slots - len(gradients), 0)
-            rows = torch.cat([gradients, gradients.new_zeros(missing, gradients.shape[1])])
-            trust, weights = (torch.cat([part, part.new_zeros(missing)]) for part in (trust, weights))
-        slots = self._resampled(weights[:, None] * rows if self.gate else rows)
+            rows = gradients
+        slots = self._in_slots(weights[:, None] * rows if self.gate else rows)
         scale = self._scale(rows, slots, weights)
         center = self._center(rows, weights)[None] if self.gate or self.momenta else rows[:0]
         parts = [slots, center] if self.gate else [slots]
         parts = [self._clamped(torch.where(scale > 0, part / _positive(scale), 0.0)) for part in parts]
         if self.loss_information:
-            parts.append(self._resampled(trust)[:, None].expand(-1, rows.shape[1]))
+            parts.append(self._in_slots(trust)[:, None].expand(-1, rows.shape[1]))
         running = seen.scale
         if self.running_scale:
             running = self.running_scale * running + (1 - self.running_scale) * scale.square()
@@ -133,7 +141,14 @@ class WorkerFeatures:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
-        return Features(torch.cat(parts), self._evened(scale), Seen(running, total, momenta))
+        return Features(torch.cat(parts), share * self._evened(scale), Seen(running, total, momenta, seen.search))
+
+    def shortened(self, context: Context, step: Tensor, seen: Seen, index: int) -> tuple[float, Seen]:
+        """By how much the step ``(d,)`` of round ``index`` is shortened by the line search, if any, and what the next round needs."""
+        if not self.line_search:
+            return 1.0, seen
+        factor, carried = line_search.search(context, step, seen.search, index, self.num_samples)
+        return factor, seen._replace(search=carried)
 
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
@@ -157,8 +172,11 @@ class WorkerFeatures:
     def _beyond_margin(self, trust: Tensor) -> Tensor:
         return trust - self.trust_margin * trust.max().clamp_min(0)
 
-    def _resampled(self, rows: Tensor) -> Tensor:
-        """``(M, ...)`` -> ``(slots, ...)``: slot k is the mean of the rows in the k-th part of the order."""
+    def _in_slots(self, rows: Tensor) -> Tensor:
+        """``(M, ...)`` in an order -> ``(slots, ...)``: missing ones 0, or slot k the mean of the k-th part of the order."""
+        missing = self.slots - len(rows)
+        if missing > 0 and (self.gate or self.worker_order == "given"):
+            rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
         if len(rows) == self.slots:
             return rows
         weights = overlap(len(rows), self.slots).to(rows)
@@ -230,10 +248,27 @@ def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
 
 
 def _copies(rows: Tensor) -> Tensor:
-    """How many of ``(M, d)`` are nearly each row, itself among them."""
+    """``(M, M)``: 1 where two of ``(M, d)`` are nearly the same, a row and itself among them; else 0.
+
+    Where all are, nobody is a copy: honest workers with large batches agree, too.
+    """
     squares = row_lengths(rows).square()
     shorter = torch.minimum(squares, squares[:, None])
-    return (squared_distances(rows) <= NEARLY**2 * shorter).sum(dim=1).to(rows)
+    same = squared_distances(rows) <= NEARLY**2 * shorter
+    return torch.eye(len(rows)).to(rows) if bool(same.all()) else same.to(rows)
+
+
+def _effective_number(weights: Tensor, same: Tensor) -> Tensor:
+    """How many independent rows of weight 1 have a mean as noisy as that of rows ``(M,)`` of which some are the ``same``.
+
+    Kish, *Survey Sampling*, 1965, section 11.7.
+
+    Example:
+        >>> same = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+        >>> _effective_number(torch.ones(3), torch.eye(3)), _effective_number(torch.ones(3), same)
+        (tensor(3.), tensor(1.8000))
+    """
+    return weights.sum().square() / _positive(weights @ same @ weights)
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.estimators.base import Estimator, MetaGradient
-from lightning_agg.unroll import InnerProblem, InnerState, round_features
+from lightning_agg.unroll import InnerProblem, InnerState, advance
 
 
 class UnrolledGraph(Estimator):
@@ -49,16 +49,7 @@ class UnrolledGraph(Estimator):
                     total = total + weights[k - 1] * torch.where(counted, values, 0.0)
                 if k == len(weights):
                     break
-                with torch.set_grad_enabled(self.second_order):
-                    x, factor, seen = round_features(aggregator, received, now.seen, now.steps)
-                output, memory = aggregator.network(x, now.memory)
-                now = replace(
-                    now,
-                    parameters=now.parameters + (factor * output).view_as(now.parameters),
-                    memory=memory,
-                    seen=seen,
-                    steps=tuple(step + 1 for step in now.steps),
-                )
+                now, _, _ = advance(aggregator, received, now, self.second_order)
             gradients = [_gradients(loss, aggregator.network) for loss in total]
         after = replace(
             now,

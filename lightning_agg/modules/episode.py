@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from lightning_agg import flat
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.recurrent import Recurrent
-from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.data.images import LabelledImages
 from lightning_agg.modules.base import OptimizerFactory
 from lightning_agg.modules.inner_problem import PoolProblem, evaluate
-from lightning_agg.unroll import Round, round_features, update
+from lightning_agg.unroll import InnerState, Round, advance
 
 POINTS = 20
 """About as many points has a curve."""
@@ -92,14 +91,14 @@ class LearnedServer:
 
     def __init__(self, aggregator: Recurrent, pool_size: int, parameters: Tensor) -> None:
         self.aggregator = aggregator
-        self.memory = parameters.new_zeros(aggregator.network.state_size, len(parameters))
-        self.seen: tuple[Seen, ...] = (aggregator.features.unseen(pool_size, parameters),)
+        memory = parameters.new_zeros(aggregator.network.state_size, len(parameters))
+        seen = aggregator.features.unseen(pool_size, parameters)
+        self.state = InnerState(parameters[None], memory, (seen,), (0,), (0,))
 
     def __call__(self, parameters: Tensor, received: Round, step: int) -> Tensor:
-        """One round."""
-        x, factor, self.seen = round_features(self.aggregator, [received], self.seen, (step,))
-        output, self.memory = self.aggregator.network(x, self.memory)
-        return parameters + update(factor, output)
+        """One round; ``parameters`` are those after the last."""
+        self.state, _, _ = advance(self.aggregator, [received], self.state)
+        return self.state.parameters[0]
 
 
 def play(

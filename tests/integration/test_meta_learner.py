@@ -116,6 +116,7 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.num_tasks=2",
         "--model.aggregator.running_scale=0.9",
         "--model.aggregator.momenta=[0.0, 0.9]",
+        "--model.aggregator.line_search=true",
         "--data.rounds_per_epoch=6",
     ]
     run("fit", tmp_path / "unbroken", *options, "--trainer.max_steps=14", config=META)

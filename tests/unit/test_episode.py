@@ -1,5 +1,6 @@
 """An episode played by a baseline, and how episodes are drawn."""
 
+import copy
 import io
 import math
 from functools import partial
@@ -16,7 +17,7 @@ from lightning_agg.callbacks.figures import curves_figure
 from lightning_agg.data import DigitsPool
 from lightning_agg.models import MLP
 from lightning_agg.modules import MetaLearner, ParameterServer
-from lightning_agg.modules.episode import Baseline, Curve, Episode, play
+from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, play
 
 ROUNDS = 12
 
@@ -38,15 +39,13 @@ def fit(module, *callbacks, **settings):
     trainer.fit(module, datamodule=DigitsPool(pool_size=4, batch_size=16, seed=0))
 
 
-@pytest.mark.parametrize("aggregator", [Mean, CenteredClipping])  # one without memory, one with
-@pytest.mark.parametrize(
-    "optimizer", [partial(torch.optim.SGD, lr=0.5, momentum=0.9), partial(torch.optim.Adam, lr=0.02)]
-)
-def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
-    learner = MetaLearner(Recurrent(slots=4), model=MLP, horizon=20, seed=0)
+def learner_and_start(aggregator):
+    learner = MetaLearner(aggregator, model=MLP, horizon=20, seed=0)
     fit(learner, max_steps=0, limit_val_batches=0)
-    start = learner.initial_parameters(0)
+    return learner, learner.initial_parameters(0)
 
+
+def losses_of_a_parameter_server(aggregator, optimizer, start):
     class Given(MLP):
         def forward(self, images):
             if isinstance(self[1], torch.nn.modules.lazy.LazyModuleMixin):
@@ -60,16 +59,42 @@ def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
             return super().forward(images)
 
     losses = Losses()
-    server = ParameterServer(aggregator(), Given, optimizer, gradient_samples=0, seed=0)
+    server = ParameterServer(aggregator, Given, optimizer, gradient_samples=0, seed=0)
     fit(server, losses, max_steps=ROUNDS, val_check_interval=1, check_val_every_n_epoch=None)
+    assert max(losses.values) - min(losses.values) > 0.01
+    return losses.values
+
+
+@pytest.mark.parametrize("aggregator", [Mean, CenteredClipping])  # one without memory, one with
+@pytest.mark.parametrize(
+    "optimizer", [partial(torch.optim.SGD, lr=0.5, momentum=0.9), partial(torch.optim.Adam, lr=0.02)]
+)
+def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
+    learner, start = learner_and_start(Recurrent(slots=4))
+    expected = losses_of_a_parameter_server(aggregator(), optimizer, start)
     baseline = Baseline(aggregator(), optimizer)
     for _ in range(2):  # nothing is remembered of the first time
         with torch.no_grad():
             curve = play(
                 learner.problem, baseline.server(learner.model, start), start, 0, ROUNDS, learner.data.val
             )
-        assert curve.losses.tolist() == pytest.approx(losses.values, rel=1e-6)
-    assert curve.losses.max() - curve.losses.min() > 0.01
+        assert curve.losses.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_trained_is_what_a_parameter_server_does():
+    settings = {
+        "worker_order": "trust", "loss_information": True, "gate": True, "scale": "trusted", "running_scale": 0.9, "momenta": [0.9],
+        "trust_decay": 0.9, "batch_scaling": 0.5, "decay_after": 5, "output_scale": 1000.0, "line_search": True, "num_samples": 8,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    rule = Recurrent(**settings)
+    learner, start = learner_and_start(copy.deepcopy(rule))
+    expected = losses_of_a_parameter_server(rule, partial(torch.optim.SGD, lr=1.0), start)
+    server = LearnedServer(learner.aggregator, 4, start)
+    with torch.no_grad():
+        curve = play(learner.problem, server, start, 0, ROUNDS, learner.data.val)
+    assert curve.losses.tolist() == pytest.approx(expected, rel=1e-5)
+    assert rule.search[0] == server.state.seen[0].search[0] > 0
 
 
 def curve(*losses):

@@ -25,6 +25,7 @@ ARNN = {
     "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
     "adaptivity": 0.5, "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
 }  # fmt: skip
+SEARCHING = {**ARNN, "batch_scaling": 0.5, "line_search": True, "output_scale": 1000.0}
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5
 LOSS_CAP = 1e9
@@ -78,7 +79,9 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-@pytest.mark.parametrize("settings", [RNN, ARNN, SORTED_GRU], ids=["rnn", "arnn", "sorted gru"])
+@pytest.mark.parametrize(
+    "settings", [RNN, ARNN, SORTED_GRU, SEARCHING], ids=["rnn", "arnn", "sorted gru", "searching"]
+)
 @pytest.mark.parametrize("chunk_size", [10**6, 17])
 def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size):
     module = learner(settings)
@@ -89,6 +92,8 @@ def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size)
     assert torch.allclose(losses, same_losses, rtol=1e-12)
     assert torch.allclose(state.parameters, same_state.parameters, rtol=1e-10)
     assert state.steps == same_state.steps == (2 * K, 2 * K)
+    shortened = [0.0, *(float(seen.search[0]) for seen in state.seen if len(seen.search))]
+    assert (max(shortened) > 0) == (settings is SEARCHING)
 
 
 def test_the_meta_loss_may_be_of_the_logarithm():

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_agg.aggregators import Context, Recurrent
+from lightning_agg.aggregators import Context, Recurrent, line_search
 from lightning_agg.aggregators.recurrent_network import RecurrentNetwork
 from lightning_agg.aggregators.worker_features import WorkerFeatures, overlap
 from lightning_agg.errors import SettingError
 
 PAPER = {
-    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0,
+    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
     "gate": False, "trust": "losses", "trust_decay": 0.0, "trust_margin": 0.0,
-    "distrust_copies": False, "momenta": [],
+    "distrust_copies": False, "momenta": [], "line_search": False,
 }  # fmt: skip
 
 
@@ -124,6 +124,98 @@ def test_copies_together_count_for_less_than_one():
     assert trust.tolist() == pytest.approx([1.0, 0.6, 0.1, 0.1, 0.1, -0.5], abs=1e-4)
     center = (2.0 + 4.4 + 15 / 9) / (2 + 3 / 9)
     assert (found.inputs[6, 0] * found.scale[0]).item() == pytest.approx(center, rel=1e-4)
+
+
+def test_where_all_are_nearly_the_same_nobody_is_a_copy():
+    settings = {"scale": "trusted", "gate": True, "distrust_copies": True, "batch_scaling": 0.5}
+    found = features([[5.0, 1.0], [5.01, 1.0], [4.99, 1.0]], descending_rows([0.9, 0.9, 0.9]), **settings)
+    scale = ((5.0**2 + 5.01**2 + 4.99**2) / 3) ** 0.5
+    assert found.inputs[:3, 0].tolist() == pytest.approx([5.0 / scale, 5.01 / scale, 4.99 / scale])
+    assert found.scale.tolist() == pytest.approx([scale, 1.0])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_the_step_follows_the_number_of_trusted_workers(exponent):
+    settings = {"scale": "trusted", "gate": True, "slots": 8, "batch_scaling": exponent}
+    rows = [[3.0], [-3.0], [3.0], [-3.0]]
+    two = features(rows, descending_rows([0.9, 0.9, -0.1, -0.1]), **settings)
+    assert two.scale.item() == pytest.approx(3 * (2 / 8) ** exponent)
+    # Weights of 1 and a half are worth 1.5² / 1.25 workers.
+    half = features(rows, descending_rows([0.8, 0.2, -0.1, -0.1]), **settings)
+    assert half.scale.item() == pytest.approx(3 * (1.8 / 8) ** exponent, rel=1e-5)
+    nobody = features(rows, descending_rows([-0.1] * 4), **settings)
+    assert nobody.scale.item() == 0
+    many = features([[3.0], [-3.0]] * 10, descending_rows([0.9] * 20), **settings)
+    assert many.scale.item() == pytest.approx(3)
+
+
+def test_copies_are_one_trusted_worker():
+    settings = {"scale": "trusted", "gate": True, "slots": 4, "batch_scaling": 1.0, "distrust_copies": True}
+    found = features([[3.0], [-3.0], [-3.0], [9.0]], descending_rows([0.9, 0.9, 0.9, -0.9]), **settings)
+    # One of weight 1, and two of a quarter each that are the same: 1.5² / (1 + 0.5²).
+    assert found.scale.item() == pytest.approx(3 * 1.8 / 4)
+    only = features([[3.0], [3.0], [9.0]], descending_rows([0.9, 0.9, -0.9]), **settings)
+    assert only.scale.item() == pytest.approx(3 * 1 / 4)
+    assert only.inputs[:2, 0].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_missing_workers_are_as_if_not_trusted():
+    rows, settings = [[1.0], [2.0]], {"scale": "trusted", "gate": True, "slots": 4, "loss_information": True}
+    for order in ("trust", "given"):
+        few = features(rows, descending([0.9, 0.8]), worker_order=order, **settings)
+        more = features([*rows, [5.0], [6.0]], descending_rows([0.9, 0.8, -0.1, -0.1]), worker_order=order, **settings)
+        assert torch.allclose(few.inputs[:5], more.inputs[:5])
+        assert few.inputs[5:9, 0].tolist() == pytest.approx([1.0, 0.8 / 0.9, 0.0, 0.0], abs=1e-5)
+        assert few.scale.item() == pytest.approx(more.scale.item())
+
+
+def quadratic(start):
+    """A server at ``start`` whose public loss is the square of the parameter."""
+    return Context(
+        parameters=lambda: torch.tensor([start]), public_losses=lambda vectors, n: vectors.square().sum(1)
+    )
+
+
+def test_the_line_search_halves_a_step_that_raises_the_loss_by_a_quarter_and_those_after_it():
+    carried = line_search.begin(torch.zeros(1))
+    # From 1 to -1.1 the loss rises by 0.21: not much enough.
+    factor, carried = line_search.search(quadratic(1.0), torch.tensor([-2.1]), carried, 0, 4)
+    assert factor == 1
+    # From 0.8 to 2.8, 1.8 and 1.3 it rises above 1.25, a quarter more than that of the round before; to 1.05 no longer.
+    factor, carried = line_search.search(quadratic(0.8), torch.tensor([2.0]), carried, 1, 4)
+    assert factor == 1 / 8
+    # What fits at once stays short.
+    factor, carried = line_search.search(quadratic(0.8), torch.tensor([0.0]), carried, 2, 4)
+    assert factor == 1 / 8
+    # Ten rounds after it the loss of 1 has been forgotten, and 0.64 is the largest.
+    for index in range(3, 11):
+        _, carried = line_search.search(quadratic(0.1), torch.tensor([0.0]), carried, index, 4)
+    assert line_search.search(quadratic(0.1), torch.tensor([6.0]), carried, 10, 4)[0] == 1 / 8
+    assert line_search.search(quadratic(0.1), torch.tensor([7.0]), carried, 10, 4)[0] == 1 / 16
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+def test_the_line_search_ends(bad):
+    factor, carried = line_search.search(quadratic(1.0), torch.tensor([bad]), line_search.begin(torch.zeros(1)), 0, 4)
+    assert factor == 0.5**line_search.MOST
+    assert carried.tolist() == [line_search.MOST, 1.0] + [0.0] * (line_search.RECENT - 1)
+
+
+def test_a_searching_rule_takes_shorter_steps_and_says_what_it_needs():
+    settings = {"worker_order": "sorted", "scale": "median", "momenta": [0.0], "output_scale": 3.0}
+    plain, searching = Recurrent(**settings), Recurrent(**settings, line_search=True, num_samples=7)
+    searching.network.load_state_dict(plain.network.state_dict())
+    nn.init.zeros_(searching.network.output)
+    nn.init.zeros_(plain.network.output)
+    rows = torch.tensor([[2.0]]).expand(5, 1)  # the gradient of the square at 1; the step leads to -5, -2, -0.5
+    assert plain(rows, quadratic(1.0)).item() == pytest.approx(6.0)
+    assert searching(rows, quadratic(1.0)).item() == pytest.approx(1.5)
+    assert searching(rows / 10, quadratic(1.0)).item() == pytest.approx(0.15)
+    searching.reset()
+    assert searching(rows / 10, quadratic(1.0)).item() == pytest.approx(0.6)
+    assert (plain.public_samples, searching.public_samples) == (0, 7)
+    with pytest.raises(SettingError, match="public_size must be at least"):
+        Recurrent(**settings, line_search=True)(rows)
 
 
 def test_the_margin_is_taken_off_everyones_trust():
@@ -296,16 +388,21 @@ def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
 
 
 def test_it_remembers_forgets_and_is_restored():
-    settings = {"slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9]}
+    settings = {
+        "slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9], "trust_decay": 0.9, "loss_information": True,
+        "line_search": True, "output_scale": 3.0,
+    }  # fmt: skip
+    server = Context(parameters=lambda: torch.ones(7), public_losses=lambda v, n: v.square().sum(1))
     rule, rounds = Recurrent(**settings), torch.randn(4, 4, 7)
-    first = [rule(g) for g in rounds]
+    first = [rule(g, server) for g in rounds]
+    assert rule.search[0] > 0
     rule.reset()
-    assert torch.equal(rule(rounds[0]), first[0])
-    rule(rounds[1])
+    assert torch.equal(rule(rounds[0], server), first[0])
+    rule(rounds[1], server)
     copy = Recurrent(**settings)
     copy.load_state_dict(rule.state_dict())
-    assert torch.equal(copy(rounds[2]), first[2])
-    assert not torch.equal(rule(rounds[3]), first[3])
+    assert torch.equal(copy(rounds[2], server), first[2])
+    assert not torch.equal(rule(rounds[3], server), first[3])
 
 
 @pytest.mark.parametrize("order", ["sorted", "trust"])
@@ -438,6 +535,8 @@ def test_bad_weights_are_told(tmp_path):
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
         ({"distrust_copies": True}, "distrust_copies needs gate true, got false"),
+        ({"batch_scaling": 1.5}, "batch_scaling must be in [0, 1], got 1.5"),
+        ({"batch_scaling": 0.5}, "batch_scaling needs gate true: it is that of trusted workers, got false (0.5)"),
     ],
 )
 def test_bad_settings(settings, message):
