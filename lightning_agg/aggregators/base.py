@@ -80,7 +80,7 @@ class Aggregator(nn.Module, ABC):
     def _aggregate(self, rows: Tensor, context: Context) -> Tensor:
         with torch.set_grad_enabled(False):  # takes half the time of torch.no_grad()
             aggregate: Tensor = super().__call__(rows, context)
-        if not isinstance(aggregate, Tensor) or aggregate.ndim != 1 or aggregate.shape[0] != rows.shape[1]:
+        if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:
             raise SettingError(
                 f"{type(self).__name__}.forward must return a tensor of shape {tuple(rows.shape[1:])}, got"
                 f" {getattr(aggregate, 'shape', aggregate)}."

@@ -15,9 +15,6 @@ from torch import Tensor
 FEW = 16
 """Up to so many rows, sums and differences of rows cost less than a product of matrices."""
 
-SMALL = 2**20
-"""Up to so many entries a call of torch takes less time than one of NumPy that is told not to warn."""
-
 CANCELLED = 1e-6
 """A distance keeps ten of the sixteen digits as long as its square is this part of those of the two rows."""
 
@@ -135,17 +132,20 @@ def _places(size: int) -> Tensor:
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
     """Distance of each row of ``(M, d)`` to ``(d,)`` -> float64 ``(M,)``, to the precision of the rows."""
-    wide = torch.promote_types(gradients.dtype, torch.float32)
-    distances = _length([_row_lengths(block) for block in differences(gradients, point.to(wide))])
-    if _squares_fit(distances):
-        return distances
-    return _length([_row_lengths(block) for block in differences(gradients, point.double())])
+    for dtype in (torch.promote_types(gradients.dtype, torch.float32), torch.float64):
+        blocks = differences(gradients, point.to(dtype))
+        distances = _length([torch.linalg.vector_norm(block, dim=1) for block in blocks])
+        if _squares_fit(distances):
+            break
+    return distances
 
 
 def row_lengths(gradients: Tensor) -> Tensor:
     """``(M, d)`` -> float64 ``(M,)``: the length of each row, to the precision of the rows."""
     wide = torch.promote_types(gradients.dtype, torch.float32)
-    found = _length([_row_lengths(rows.to(wide)) for (rows,) in narrow_blocks(gradients)])
+    found = _length(
+        [torch.linalg.vector_norm(rows, dim=1, dtype=wide) for (rows,) in narrow_blocks(gradients)]
+    )
     return found if _squares_fit(found) else norms(gradients)
 
 
@@ -153,16 +153,6 @@ def norms(gradients: Tensor) -> Tensor:
     """``(M, d)`` -> float64 ``(M,)``: the length of each row, to the precision of float64."""
     blocks = narrow_blocks(gradients)
     return _length([torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) for (rows,) in blocks])
-
-
-def _row_lengths(rows: Tensor) -> Tensor:
-    """Lengths in the dtype of the rows."""
-    if rows.device.type != "cpu" or rows.numel() < SMALL:
-        return torch.linalg.vector_norm(rows, dim=1)
-    array = rows.numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.vecdot(array, array)  # takes half the time of torch's norm
-    return torch.from_numpy(np.sqrt(squares))
 
 
 def _length(parts: list[Tensor]) -> Tensor:
@@ -184,11 +174,4 @@ def combine(weights: Tensor, gradients: Tensor) -> Tensor:
     Summed in at least float32.
     """
     wide = torch.promote_types(gradients.dtype, torch.float32)
-    weights, rows = weights.to(gradients.device, wide), gradients.to(wide)
-    if weights.ndim == 2 or rows.device.type != "cpu":
-        return (weights @ rows).to(gradients.dtype)
-    if rows.numel() < SMALL:
-        return torch.mv(rows.T, weights).to(gradients.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = weights.numpy().dot(rows.numpy())  # takes two thirds of the time of torch's
-    return torch.from_numpy(total).to(gradients.dtype)
+    return (weights.to(gradients.device, wide) @ gradients.to(wide)).to(gradients.dtype)

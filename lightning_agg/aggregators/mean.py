@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import FEW, combine
+from lightning_agg.aggregators.linalg import FEW
 
 
 class Mean(Aggregator):
@@ -36,7 +36,8 @@ class Mean(Aggregator):
         """The mean over workers."""
         if len(gradients) <= FEW:
             return gradients.mean(dim=0)
-        return combine(torch.full((len(gradients),), 1 / len(gradients)), gradients)
+        wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+        return (wide.new_ones(len(wide)) @ wide).div_(len(wide)).to(gradients.dtype)
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """1 / M for each row."""
