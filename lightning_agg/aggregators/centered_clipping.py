@@ -64,8 +64,9 @@ class CenteredClipping(Aggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """Move the center; return it."""
-        self.center, _ = self._moved_center(gradients)
-        return self.center.clone()
+        center, _ = self._moved_center(gradients)
+        self.center = center
+        return center.clone()
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """Weights of the rows; the rest, to 1, is the center's."""
@@ -73,19 +74,16 @@ class CenteredClipping(Aggregator):
 
     def _moved_center(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The center and the weights of the rows in it, after all iterations."""
-        size = len(gradients)
         rows = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
-        start = center = self._start(rows)
+        size, start, tau = rows.shape[0], self._start(rows), self.radius
+        center, shares = start, [0.0] * size
         # Lists, because for the tens of rows of a pool a call of torch or NumPy takes longer than the loop.
-        shares = [0.0] * size
-        weights = torch.zeros(0)
         for _ in range(self.iterations):
-            factors = [
-                self.radius / max(length, self.radius) for length in distances_to(rows, center).tolist()
-            ]
-            rest = 1 - sum(factors) / size
-            shares = [factor / size + rest * share for factor, share in zip(factors, shares, strict=True)]
-            weights = rows.new_tensor(shares)
+            lengths = distances_to(rows, center).tolist()
+            factors = [tau / length / size if length > tau else 1 / size for length in lengths]
+            rest = 1 - sum(factors)
+            shares = [factor + rest * share for factor, share in zip(factors, shares, strict=True)]
+            weights = torch.tensor(shares, dtype=rows.dtype, device=rows.device)
             center = torch.addmv(start, rows.T, weights, beta=1 - sum(shares))
         return center.to(gradients.dtype), weights
 

@@ -20,7 +20,9 @@ def begin(like: Tensor) -> Tensor:
     return like.new_zeros(1 + RECENT)
 
 
-def search(context: Context, step: Tensor, carried: Tensor, index: int, num_samples: int) -> tuple[float, Tensor]:
+def search(
+    context: Context, step: Tensor, carried: Tensor, index: int, num_samples: int
+) -> tuple[float, Tensor]:
     """By how much the step ``(d,)`` is shortened, and what the next round needs.
 
     It is halved as long as it would raise the loss to more than a quarter above the largest of the last ten rounds', and so

@@ -311,7 +311,10 @@ def _check(settings: dict[str, Any]) -> None:
     decay, margin, gated = settings["trust_decay"], settings["trust_margin"], settings["gate"]
     scaling = settings["batch_scaling"]
     require(0 <= scaling <= 1, f"batch_scaling must be in [0, 1], got {scaling}.")
-    require(gated or not scaling, f"batch_scaling needs gate true: it is that of trusted workers, got false ({scaling}).")
+    require(
+        gated or not scaling,
+        f"batch_scaling needs gate true: it is that of trusted workers, got false ({scaling}).",
+    )
     require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
     require(0 <= margin < 1, f"trust_margin must be in [0, 1), got {margin}.")
     require(

@@ -108,20 +108,13 @@ class WorkerFeatures:
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         trust, total = self._trust(gradients, context, seen.trust)
-        weights, share = (2 * trust).clamp(0, 1), 1.0
-        if self.gate:
-            near = _copies(gradients) if self.distrust_copies else torch.eye(len(gradients)).to(gradients)
-            votes = 1 / near.sum(dim=1) ** 2
-            trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
-            weights = weights / _positive(weights.max())
-            share = (_effective_number(weights, near) / self.slots).clamp_max(1) ** self.batch_scaling
+        trust, weights, share = self._weighed(gradients, trust)
+        rows = gradients
         if self.worker_order == "sorted":
             rows = gradients.sort(dim=0).values
         elif self.worker_order == "trust":
             order = trust.argsort(descending=True, stable=True)
             rows, trust, weights = gradients[order], trust[order], weights[order]
-        else:
-            rows = gradients
         slots = self._in_slots(weights[:, None] * rows if self.gate else rows)
         scale = self._scale(rows, slots, weights)
         center = self._center(rows, weights)[None] if self.gate or self.momenta else rows[:0]
@@ -141,7 +134,9 @@ class WorkerFeatures:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
-        return Features(torch.cat(parts), share * self._evened(scale), Seen(running, total, momenta, seen.search))
+        return Features(
+            torch.cat(parts), share * self._evened(scale), Seen(running, total, momenta, seen.search)
+        )
 
     def shortened(self, context: Context, step: Tensor, seen: Seen, index: int) -> tuple[float, Seen]:
         """By how much the step ``(d,)`` of round ``index`` is shortened by the line search, if any, and what the next round needs."""
@@ -168,6 +163,18 @@ class WorkerFeatures:
             trust = total[present]
         trust = self._beyond_margin(trust)
         return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
+
+    def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Trust in each row without that in copies, weights by the gate, and by how much the step follows their number."""
+        weights = (2 * trust).clamp(0, 1)
+        if not self.gate:
+            return trust, weights, 1.0
+        same = _copies(gradients) if self.distrust_copies else torch.eye(len(gradients)).to(gradients)
+        votes = 1 / same.sum(dim=1) ** 2
+        trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
+        weights = weights / _positive(weights.max())
+        number = _effective_number(weights, same)
+        return trust, weights, (number / self.slots).clamp_max(1) ** self.batch_scaling
 
     def _beyond_margin(self, trust: Tensor) -> Tensor:
         return trust - self.trust_margin * trust.max().clamp_min(0)

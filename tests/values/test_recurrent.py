@@ -163,7 +163,9 @@ def test_missing_workers_are_as_if_not_trusted():
     rows, settings = [[1.0], [2.0]], {"scale": "trusted", "gate": True, "slots": 4, "loss_information": True}
     for order in ("trust", "given"):
         few = features(rows, descending([0.9, 0.8]), worker_order=order, **settings)
-        more = features([*rows, [5.0], [6.0]], descending_rows([0.9, 0.8, -0.1, -0.1]), worker_order=order, **settings)
+        more = features(
+            [*rows, [5.0], [6.0]], descending_rows([0.9, 0.8, -0.1, -0.1]), worker_order=order, **settings
+        )
         assert torch.allclose(few.inputs[:5], more.inputs[:5])
         assert few.inputs[5:9, 0].tolist() == pytest.approx([1.0, 0.8 / 0.9, 0.0, 0.0], abs=1e-5)
         assert few.scale.item() == pytest.approx(more.scale.item())
@@ -196,7 +198,9 @@ def test_the_line_search_halves_a_step_that_raises_the_loss_by_a_quarter_and_tho
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
 def test_the_line_search_ends(bad):
-    factor, carried = line_search.search(quadratic(1.0), torch.tensor([bad]), line_search.begin(torch.zeros(1)), 0, 4)
+    factor, carried = line_search.search(
+        quadratic(1.0), torch.tensor([bad]), line_search.begin(torch.zeros(1)), 0, 4
+    )
     assert factor == 0.5**line_search.MOST
     assert carried.tolist() == [line_search.MOST, 1.0] + [0.0] * (line_search.RECENT - 1)
 
@@ -207,7 +211,8 @@ def test_a_searching_rule_takes_shorter_steps_and_says_what_it_needs():
     searching.network.load_state_dict(plain.network.state_dict())
     nn.init.zeros_(searching.network.output)
     nn.init.zeros_(plain.network.output)
-    rows = torch.tensor([[2.0]]).expand(5, 1)  # the gradient of the square at 1; the step leads to -5, -2, -0.5
+    # The gradient of the square at 1: the step leads to -5, -2, -0.5.
+    rows = torch.tensor([[2.0]]).expand(5, 1)
     assert plain(rows, quadratic(1.0)).item() == pytest.approx(6.0)
     assert searching(rows, quadratic(1.0)).item() == pytest.approx(1.5)
     assert searching(rows / 10, quadratic(1.0)).item() == pytest.approx(0.15)
@@ -536,7 +541,10 @@ def test_bad_weights_are_told(tmp_path):
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
         ({"distrust_copies": True}, "distrust_copies needs gate true, got false"),
         ({"batch_scaling": 1.5}, "batch_scaling must be in [0, 1], got 1.5"),
-        ({"batch_scaling": 0.5}, "batch_scaling needs gate true: it is that of trusted workers, got false (0.5)"),
+        (
+            {"batch_scaling": 0.5},
+            "batch_scaling needs gate true: it is that of trusted workers, got false (0.5)",
+        ),
     ],
 )
 def test_bad_settings(settings, message):
