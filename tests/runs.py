@@ -1,6 +1,7 @@
 """Runs through the real command line, in this process or in one of their own."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,16 @@ from lightning_agg.cli import PoolCLI, main
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 SHARED_DATA = ROOT.parent / "shared" / "data"
+WORKER_MODELS = json.dumps(
+    [
+        {
+            "class_path": "lightning_agg.models.MLP",
+            "init_args": {"hidden_sizes": sizes, "activation": activation},
+        }
+        for sizes, activation in (([32], "relu"), ([40], "sigmoid"), ([32, 48], "relu"))
+    ]
+)
+"""Of a pool whose workers have the quickstart's model, a wider one and a deeper one."""
 QUIET = [
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",

@@ -108,15 +108,17 @@ class PoolModule(L.LightningModule, ABC):
         """Give the threads back."""
         torch.set_num_threads(self._threads_before)
 
-    def build_model(self, factory: ModelFactory) -> nn.Module:
-        """The model for the data at hand, initialised from (seed, "model") alone.
+    def build_model(
+        self, factory: ModelFactory, setting: str = "model.model", purpose: str = "model"
+    ) -> nn.Module:
+        """The model for the data at hand that a setting asks for, initialised from (seed, purpose) alone.
 
         Raises:
             SettingError: If the model cannot be trained by a pool, or does not fit the images.
         """
         data = self.data
         sample = torch.zeros(1, *data.sample_shape)
-        with seeding.isolated(self.seed, "model"):
+        with seeding.isolated(self.seed, purpose):
             model = factory(data.num_classes)
             check_model(model)
             try:
@@ -125,24 +127,24 @@ class PoolModule(L.LightningModule, ABC):
                 model(sample)  # a second time: the first one may have initialised lazy layers
             except RuntimeError as error:
                 raise SettingError(
-                    f"model.model must accept images of shape {tuple(sample.shape[1:])};"
+                    f"{setting} must accept images of shape {tuple(sample.shape[1:])};"
                     f" {type(model).__name__} does not: {error}"
                 ) from error
             draws = not torch.equal(state, torch.get_rng_state())
         require(
             self.takes_any_loss or not owns_loss(model),
-            f"model.model must be trained by cross entropy in {type(self).__name__}; {type(model).__name__} has a loss"
+            f"{setting} must be trained by cross entropy in {type(self).__name__}; {type(model).__name__} has a loss"
             " of its own.",
         )
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         require(
             shape == (1, data.num_classes),
-            f"model.model must give one output per class, shape (1, {data.num_classes}) for one image;"
+            f"{setting} must give one output per class, shape (1, {data.num_classes}) for one image;"
             f" {type(model).__name__} gives {shape}.",
         )
         require(
             not draws,
-            f"model.model must not draw random numbers; {type(model).__name__} does in its forward pass (dropout?), from"
+            f"{setting} must not draw random numbers; {type(model).__name__} does in its forward pass (dropout?), from"
             " the global generator, so a run could be neither resumed nor spread over processes exactly.",
         )
         return model

@@ -27,6 +27,7 @@ from lightning_agg.modules.base import (
 )
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.modules.public import server_context
+from lightning_agg.modules.worker_models import WorkerModels
 
 
 class ParameterServer(PoolModule):
@@ -46,8 +47,12 @@ class ParameterServer(PoolModule):
         local_steps: SGD steps L that a worker takes in a round; it sends the sum of their gradients. More than one is
             federated averaging (McMahan et al., AISTATS 2017), exactly so with ``torch.optim.SGD`` at
             ``lr = local_lr``.
-        local_lr: Step size of these steps; without effect when ``local_steps`` is 1.
+        local_lr: Step size of these steps, and of ``worker_models``.
         participation: Fraction of the workers drawn for each round, in (0, 1].
+        worker_models: Makes the workers' models, where these are others than the global one: of K, worker i has the one with number
+            i mod K. Each must contain the global model: have at least its layers, and its tensors as the leading part of its own. A
+            worker takes the global parameters over in each round, sends this part of its gradient, and descends what is left by
+            itself, with step size ``local_lr`` (Ji et al., IJCAI 2019, section 5.5, where this is left open).
         gradient_samples: Samples per worker on which ``val/gradient_norm``, ``val/median_gradient_norm``,
             ``val/median_mean_gap`` (norm of their difference) and ``val/median_zeros`` (share of the coordinates whose
             median is exactly 0) are computed: ``full`` for the whole shard, 0 for none of them.
@@ -74,6 +79,7 @@ class ParameterServer(PoolModule):
         local_steps: int = 1,
         local_lr: float = 0.1,
         participation: float = 1.0,
+        worker_models: list[ModelFactory] | None = None,
         gradient_samples: int | Literal["full"] = "full",
         chunk_size: int | None = None,
         num_threads: int | None = 1,
@@ -91,8 +97,14 @@ class ParameterServer(PoolModule):
             gradient_samples == "full" or gradient_samples >= 0,
             f"model.gradient_samples must be at least 0 or full, got {gradient_samples}.",
         )
+        require(worker_models != [], "model.worker_models must hold a model, or be null, got [].")
+        require(
+            worker_models is None or local_steps == 1,
+            f"model.local_steps must be 1 with model.worker_models, got {local_steps}.",
+        )
         self.aggregator = aggregator
         self.make_model = model
+        self.make_worker_models = worker_models
         self.momentum = momentum
         self.local_steps = local_steps
         self.local_lr = local_lr
@@ -110,6 +122,13 @@ class ParameterServer(PoolModule):
             return
         self.model = self.build_model(self.make_model)
         self.trainable = flat.trainable(self.model)
+        self.worker_models: WorkerModels | None = None
+        if self.make_worker_models is not None:
+            models = [
+                self.build_model(factory, "model.worker_models", f"worker model/{kind}")
+                for kind, factory in enumerate(self.make_worker_models)
+            ]
+            self.worker_models = WorkerModels(models, self.model, self.pool_size, self.local_lr)
         size = sum(p.numel() for p in self.trainable.values())
         self.register_buffer("worker_momentum", torch.zeros(self.pool_size if self.momentum else 0, size))
         self.accuracy = MulticlassAccuracy(self.num_classes, average="micro")
@@ -125,7 +144,10 @@ class ParameterServer(PoolModule):
         for callback in callbacks:
             batch = callback.on_worker_batch(self.trainer, self, batch)
         local, local_losses = self._work(batch)
-        computed = self._with_momentum(self.gather(local, batch), batch)
+        computed = self.gather(local, batch)
+        if self.worker_models is not None:
+            computed = self.worker_models.descend(computed, batch.workers)
+        computed = self._with_momentum(computed, batch)
         losses = self.gather(local_losses, batch)
         gradients = computed
         for callback in callbacks:
@@ -199,6 +221,8 @@ class ParameterServer(PoolModule):
         ]
 
     def _work(self, batch: RoundBatch) -> tuple[Tensor, Tensor]:
+        if self.worker_models is not None:
+            return self.worker_models.gradients(flat.flatten(self.trainable), batch, self.chunk_size)
         if self.local_steps == 1:
             weights = None if batch.weights is None else batch.weights[:, 0]
             return worker_gradients(

@@ -57,6 +57,21 @@ def test_train_configs_run(name, tmp_path):
     assert run("fit", tmp_path, *more, config=config).trainer.global_step == 1
 
 
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the original data files are not beside this checkout")
+def test_workers_may_have_other_models(tmp_path):
+    more = [
+        "-c",
+        str(CONFIGS / "worker_models" / "four_mlps.yaml"),
+        "--trainer.fast_dev_run=1",
+        f"--data.root={SHARED_DATA}",
+        "--data.download=false",
+        "--model.gradient_samples=5",
+    ]
+    cli = run("fit", tmp_path, *more, config=str(CONFIGS / "train" / "mnist.yaml"))
+    kinds = [sum(p.numel() for p in model.parameters()) for model in cli.model.worker_models.models]
+    assert kinds == [15910, 31810, 16330, 15910]
+
+
 @pytest.mark.parametrize("path", NOISE, ids=lambda path: path.stem)
 def test_noise_configs_run(path, tmp_path):
     more, images = ["--trainer.fast_dev_run=1"], path.stem.startswith(("mnist", "cifar"))

@@ -1,7 +1,7 @@
 """Several processes give the bits of one."""
 
 import pytest
-from runs import assert_same_run, checkpoint, finish, metrics, run, start
+from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, metrics, run, start
 
 TWO = ["--trainer.strategy=worker_parallel", "--trainer.devices=2"]
 OPTIONS = [
@@ -26,9 +26,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
         ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
         ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
         ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
+        ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
         ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
     ],
-    ids=["even pool", "uneven pool, sampled", "unequal full shards", "one worker", "error feedback", "quantised"],
+    ids=["even pool", "uneven pool, sampled", "unequal full shards", "one worker", "error feedback", "different models", "quantised"],
 )  # fmt: skip
 def test_two_processes_are_one(options, tmp_path):
     run("fit", tmp_path / "one", *OPTIONS, *options)

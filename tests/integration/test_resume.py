@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from runs import assert_same_run, checkpoint, finish, kill, metrics, run, start
+from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, kill, metrics, run, start
 
 from lightning_agg.errors import SettingError
 
@@ -18,6 +18,7 @@ EVERYTHING = [
     "--model.lr_scheduler=StepLR",
     "--model.lr_scheduler.step_size=7",
     "--model.participation=0.8",
+    f"--model.worker_models={WORKER_MODELS}",
     "--byzantine.attack=Gaussian",
     "--byzantine.attack.std=0.1",
     "--noise.scale=0.01",

@@ -1,29 +1,18 @@
 """Rounds of the server against a plain loop written out by hand."""
 
-import lightning as L
 import pytest
 import torch
 from runs_models import Linear
+from servers import fit
 from torch.nn import functional as F
 
-from lightning_agg.aggregators import Mean, TrimmedMean
+from lightning_agg.aggregators import TrimmedMean
 from lightning_agg.attacks import Reverse
 from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import DigitsPool
 from lightning_agg.models import MLP
-from lightning_agg.modules import ParameterServer
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.partitioners import QuantitySkew
-
-
-def fit(rounds, data, callbacks=(), **settings):
-    server = ParameterServer(**{"aggregator": Mean(), "gradient_samples": 0, **settings})
-    trainer = L.Trainer(
-        max_steps=rounds, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks), limit_val_batches=0, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.fit(server, datamodule=data)
-    return server
 
 
 def initial(data, **settings):

@@ -1,0 +1,16 @@
+"""Servers trained in this process, without the command line."""
+
+import lightning as L
+
+from lightning_agg.aggregators import Mean
+from lightning_agg.modules import ParameterServer
+
+
+def fit(rounds, data, callbacks=(), **settings):
+    server = ParameterServer(**{"aggregator": Mean(), "gradient_samples": 0, **settings})
+    trainer = L.Trainer(
+        max_steps=rounds, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks), limit_val_batches=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(server, datamodule=data)
+    return server
