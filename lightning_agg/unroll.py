@@ -127,7 +127,7 @@ def advance(
     with torch.no_grad():
         moves = (factors * outputs).view_as(now.parameters)
         found = [
-            aggregator.features.shortened(item.context, move, task, step)
+            aggregator.shortened(item.context, move, task, step)
             for item, move, task, step in zip(received, moves, seen, now.steps, strict=True)
         ]
     shortening = moves.new_tensor([[factor] for factor, _ in found]).expand_as(moves).flatten()

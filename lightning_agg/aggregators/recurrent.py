@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_agg import pretrained
+from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.base import (
     Aggregator,
     require_choice,
@@ -243,7 +244,7 @@ class Recurrent(Aggregator):
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
         move = self.step_size(step) * features.scale * output
-        factor, seen = self.features.shortened(context, move, features.seen, step)
+        factor, seen = self.shortened(context, move, features.seen, step)
         self._carry(seen)
         self.step = self.step + 1
         return (-factor * move).to(dtype)
@@ -255,6 +256,13 @@ class Recurrent(Aggregator):
         """Factor of the update in round ``step`` of an episode, from 0."""
         decay = min(1.0, self.decay_after / (step + 1)) if self.decay_after else 1.0
         return self.output_scale * decay
+
+    def shortened(self, context: Context, move: Tensor, seen: Seen, step: int) -> tuple[float, Seen]:
+        """By how much the line search, if any, shortens the update ``(d,)`` of round ``step``, and what the next round needs."""
+        if not self.features.line_search:
+            return 1.0, seen
+        factor, carried = line_search.search(context, move, seen.search, step, self.features.num_samples)
+        return factor, seen._replace(search=carried)
 
     def save(self, path: Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""

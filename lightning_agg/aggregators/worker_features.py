@@ -138,13 +138,6 @@ class WorkerFeatures:
             torch.cat(parts), share * self._evened(scale), Seen(running, total, momenta, seen.search)
         )
 
-    def shortened(self, context: Context, step: Tensor, seen: Seen, index: int) -> tuple[float, Seen]:
-        """By how much the step ``(d,)`` of round ``index`` is shortened by the line search, if any, and what the next round needs."""
-        if not self.line_search:
-            return 1.0, seen
-        factor, carried = line_search.search(context, step, seen.search, index, self.num_samples)
-        return factor, seen._replace(search=carried)
-
     def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
         if not self._asks_for_trust:
