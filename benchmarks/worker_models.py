@@ -31,7 +31,7 @@ POOLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "and 9 with three others": (12, FOUR),
     "12 with the global model": (12, ()),
 }
-LRS, OWN_LRS = (0.4, 0.8, 1.5, 2.0), (0.03, 0.1, 0.3, 1.0)
+LRS, OWN_LRS = (0.4, 0.8, 1.5, 2.0), (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
