@@ -27,12 +27,12 @@ from typing import Any, TypeVar
 import torch
 from reports import header, row, spread, write_report
 from torch.optim.lr_scheduler import LambdaLR
-from training_runs import Marks, Trainings, quiet_trainer
+from training_runs import Marks, Trainings, fitted, quiet_trainer
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import CoordinateMedian, Krum, Mean, Recurrent, Zeno
 from lightning_agg.aggregators.base import Aggregator
-from lightning_agg.aggregators.recurrent import read_weights
+from lightning_agg.aggregators.recurrent_settings import read_weights
 from lightning_agg.attacks import (
     ALittleIsEnough,
     BitFlip,
@@ -194,13 +194,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
         val_every=100,
     )
     data = pool(run.data, root, run.pool_size, run.classes, run.seed)
-    trainer.fit(module, datamodule=data)
-    evaluate = trainer.test if run.split == "test" else trainer.validate
-    (figures,) = evaluate(module, datamodule=data, verbose=False)
-    return {
-        "loss": {str(k): v for k, v in marks.losses.items()},
-        "accuracy": figures[f"{run.split}/accuracy"],
-    }
+    return fitted(trainer, module, data, marks, run.split)
 
 
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]

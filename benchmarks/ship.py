@@ -28,7 +28,7 @@ from reports import header, row, spread
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import Recurrent
-from lightning_agg.aggregators.recurrent import read_weights
+from lightning_agg.aggregators.recurrent_settings import read_weights
 
 
 def last_weights(run: Path, share: float) -> Path:

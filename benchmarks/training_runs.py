@@ -48,6 +48,19 @@ def quiet_trainer(rounds: int, callbacks: list[L.Callback], val_every: int | Non
     )
 
 
+def fitted(
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, marks: Marks, split: str
+) -> dict[str, Any]:
+    """Train; validation loss at the marks, and accuracy (0 to 1) on a split (``val``, ``test``) at the end."""
+    trainer.fit(module, datamodule=data)
+    evaluate = trainer.test if split == "test" else trainer.validate
+    (figures,) = evaluate(module, datamodule=data, verbose=False)
+    return {
+        "loss": {str(k): v for k, v in marks.losses.items()},
+        "accuracy": figures[f"{split}/accuracy"],
+    }
+
+
 def quiet() -> None:
     """Keep Lightning's notes out of the output."""
     warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from learned import BATCH, MODELS, OPTIMIZERS, TUNING_SEEDS
 from reports import header, row, spread, write_report
-from training_runs import Marks, Trainings, quiet_trainer
+from training_runs import Marks, Trainings, fitted, quiet_trainer
 
 from lightning_agg.aggregators import CoordinateMedian, Mean, Recurrent
 from lightning_agg.aggregators.base import Aggregator
@@ -68,13 +68,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
     data = MNISTPool(root, pool_size=pool_size, batch_size=BATCH, rounds_per_epoch=max(ROUNDS), seed=run.seed)
     marks = Marks()
     trainer = quiet_trainer(max(ROUNDS), [marks], val_every=100)
-    trainer.fit(module, datamodule=data)
-    evaluate = trainer.test if run.split == "test" else trainer.validate
-    (figures,) = evaluate(module, datamodule=data, verbose=False)
-    return {
-        "loss": {str(k): v for k, v in marks.losses.items()},
-        "accuracy": figures[f"{run.split}/accuracy"],
-    }
+    return fitted(trainer, module, data, marks, run.split)
 
 
 def tuned(measure: Trainings[Run], rule: str, pool: str) -> Run:

@@ -1,60 +1,26 @@
 """The learned aggregators."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import line_search
-from lightning_agg.aggregators.base import (
-    Aggregator,
-    require_choice,
-    require_count,
-    require_positive,
-)
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent_network import Cell, RecurrentNetwork
+from lightning_agg.aggregators.recurrent_settings import (
+    ARCHITECTURE,
+    FREE,
+    check_settings,
+    read_weights,
+    write_weights,
+)
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Seen, Trust, WorkerFeatures
 from lightning_agg.errors import SettingError, require
-
-ARCHITECTURE: dict[str, Any] = {
-    "cell": "lstm",
-    "hidden_size": 20,
-    "num_layers": 2,
-    "loss_information": False,
-    "worker_order": "given",
-    "scale": "l2",
-    "running_scale": 0.0,
-    "adaptivity": 0.0,
-    "batch_scaling": 0.0,
-    "clamp": "signed",
-    "clamp_exponent": 10.0,
-    "output_scale": 0.1,
-    "decay_after": 0,
-    "slots": 10,
-    "num_samples": 32,
-    "trial_step": 1.0,
-    "gate": False,
-    "trust": "losses",
-    "trust_decay": 0.0,
-    "trust_margin": 0.0,
-    "distrust_copies": False,
-    "momenta": [],
-    "line_search": False,
-}
-"""The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
-
-FREE = {
-    "output_scale", "decay_after", "batch_scaling",
-    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
-}  # fmt: skip
-"""Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
 
 class Recurrent(Aggregator):
@@ -172,7 +138,7 @@ class Recurrent(Aggregator):
                 f" {value!r}).",
             )
         self.architecture: dict[str, Any] = {**ARCHITECTURE, **stored, **given}
-        _check(self.architecture)
+        check_settings(self.architecture)
         network = {name: self.architecture[name] for name in ("cell", "hidden_size", "num_layers")}
         features = {name: self.architecture[name] for name in WorkerFeatures.__dataclass_fields__}
         self.features = WorkerFeatures(**features)
@@ -266,10 +232,7 @@ class Recurrent(Aggregator):
 
     def save(self, path: Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()
-        }
-        save_file(tensors, path, metadata={"architecture": json.dumps(self.architecture)})
+        write_weights(path, self.architecture, self.network.state_dict())
 
     def _widened(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """An RNN's tensors with weights of 0 for what an ARNN sees besides: :class:`WorkerFeatures` puts it after the rows."""
@@ -277,71 +240,3 @@ class Recurrent(Aggregator):
         before = slots + self.features.gate
         own, other = tensors[name][:, :before], tensors[name][:, before:]
         return {**tensors, name: torch.cat([own, own.new_zeros(len(own), slots), other], dim=1)}
-
-
-def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and tensors of a file that :meth:`Recurrent.save` has written.
-
-    Raises:
-        SettingError: If the file is truncated or no safetensors file, or holds weights of something else.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError) as error:
-        raise SettingError(
-            f"Recurrent.weights must be a complete safetensors file; {path} is not: {error}"
-        ) from error
-    stored = json.loads(metadata.get("architecture", "{}"))
-    require(
-        len(stored) > 0 and stored.keys() <= ARCHITECTURE.keys(),
-        f"Recurrent.weights must hold a Recurrent aggregator; {path} lacks its settings.",
-    )
-    # A setting that came after the weights were saved has the value that it had without being one.
-    return {**ARCHITECTURE, **stored}, tensors
-
-
-def _check(settings: dict[str, Any]) -> None:
-    for name in ("hidden_size", "num_layers", "slots", "num_samples"):
-        require_count(name, settings[name], minimum=1)
-    require_count("decay_after", settings["decay_after"])
-    for name in ("clamp_exponent", "output_scale", "trial_step"):
-        require_positive(name, settings[name])
-    for name, choices in (
-        ("cell", Cell),
-        ("worker_order", Order),
-        ("scale", Scale),
-        ("clamp", Clamp),
-        ("trust", Trust),
-    ):
-        require_choice(name, settings[name], get_args(choices))
-    decay, margin, gated = settings["trust_decay"], settings["trust_margin"], settings["gate"]
-    scaling = settings["batch_scaling"]
-    require(0 <= scaling <= 1, f"batch_scaling must be in [0, 1], got {scaling}.")
-    require(
-        gated or not scaling,
-        f"batch_scaling needs gate true: it is that of trusted workers, got false ({scaling}).",
-    )
-    require(0 <= decay <= 1, f"trust_decay must be in [0, 1], got {decay}.")
-    require(0 <= margin < 1, f"trust_margin must be in [0, 1), got {margin}.")
-    require(
-        not gated or settings["worker_order"] != "sorted",
-        "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
-    )
-    require(
-        settings["trust"] == "losses" or not settings["loss_information"],
-        "trust peers needs loss_information false: it asks for no losses, got true.",
-    )
-    require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
-    require(gated or not settings["distrust_copies"], "distrust_copies needs gate true, got false.")
-    for momentum in settings["momenta"]:
-        require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
-    running = settings["running_scale"]
-    require(0 <= running < 1, f"running_scale must be in [0, 1), got {running}.")
-    adaptivity = settings["adaptivity"]
-    require(0 <= adaptivity <= 1, f"adaptivity must be in [0, 1], got {adaptivity}.")
-    require(
-        settings["scale"] != "lead" or settings["slots"] >= 2,
-        f"scale lead needs at least 2 slots, got {settings['slots']}.",
-    )

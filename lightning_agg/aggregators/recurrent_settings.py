@@ -1,0 +1,120 @@
+"""Settings of the learned aggregators, and the files that hold them beside the weights."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_agg.aggregators.base import require_choice, require_count, require_positive
+from lightning_agg.aggregators.recurrent_network import Cell
+from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust
+from lightning_agg.errors import SettingError, require
+
+ARCHITECTURE: dict[str, Any] = {
+    "cell": "lstm",
+    "hidden_size": 20,
+    "num_layers": 2,
+    "loss_information": False,
+    "worker_order": "given",
+    "scale": "l2",
+    "running_scale": 0.0,
+    "adaptivity": 0.0,
+    "batch_scaling": 0.0,
+    "clamp": "signed",
+    "clamp_exponent": 10.0,
+    "output_scale": 0.1,
+    "decay_after": 0,
+    "slots": 10,
+    "num_samples": 32,
+    "trial_step": 1.0,
+    "gate": False,
+    "trust": "losses",
+    "trust_decay": 0.0,
+    "trust_margin": 0.0,
+    "distrust_copies": False,
+    "momenta": [],
+    "line_search": False,
+}
+"""The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
+
+FREE = {
+    "output_scale", "decay_after", "batch_scaling",
+    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
+}  # fmt: skip
+"""Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
+
+
+def write_weights(path: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write weights, with the settings they belong to, as a safetensors file."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, path, metadata={"architecture": json.dumps(settings)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and tensors of a file that :func:`write_weights` has written.
+
+    Raises:
+        SettingError: If the file is truncated or no safetensors file, or holds weights of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError) as error:
+        raise SettingError(
+            f"Recurrent.weights must be a complete safetensors file; {path} is not: {error}"
+        ) from error
+    stored = json.loads(metadata.get("architecture", "{}"))
+    require(
+        len(stored) > 0 and stored.keys() <= ARCHITECTURE.keys(),
+        f"Recurrent.weights must hold a Recurrent aggregator; {path} lacks its settings.",
+    )
+    # A setting that came after the weights were saved has the value that it had without being one.
+    return {**ARCHITECTURE, **stored}, tensors
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise :class:`SettingError` unless the settings, a value for each of ARCHITECTURE, fit each other."""
+    for name in ("hidden_size", "num_layers", "slots", "num_samples"):
+        require_count(name, settings[name], minimum=1)
+    require_count("decay_after", settings["decay_after"])
+    for name in ("clamp_exponent", "output_scale", "trial_step"):
+        require_positive(name, settings[name])
+    for name, choices in (
+        ("cell", Cell),
+        ("worker_order", Order),
+        ("scale", Scale),
+        ("clamp", Clamp),
+        ("trust", Trust),
+    ):
+        require_choice(name, settings[name], get_args(choices))
+    for name in ("trust_decay", "batch_scaling", "adaptivity"):
+        require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
+    for name in ("trust_margin", "running_scale"):
+        require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
+    for momentum in settings["momenta"]:
+        require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
+    gated = settings["gate"]
+    require(
+        gated or not settings["batch_scaling"],
+        "batch_scaling needs gate true: it is that of trusted workers, got false"
+        f" ({settings['batch_scaling']}).",
+    )
+    require(
+        not gated or settings["worker_order"] != "sorted",
+        "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
+    )
+    require(
+        settings["trust"] == "losses" or not settings["loss_information"],
+        "trust peers needs loss_information false: it asks for no losses, got true.",
+    )
+    require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")
+    require(gated or not settings["distrust_copies"], "distrust_copies needs gate true, got false.")
+    require(
+        settings["scale"] != "lead" or settings["slots"] >= 2,
+        f"scale lead needs at least 2 slots, got {settings['slots']}.",
+    )
