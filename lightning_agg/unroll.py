@@ -124,6 +124,28 @@ def advance(
     with torch.set_grad_enabled(second_order):
         inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
     outputs, memory = aggregator.network(inputs, now.memory)
+    if aggregator.features.line_search:
+        factors, seen = _searched(aggregator, received, now, factors, outputs, seen)
+    moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
+    after = replace(
+        now,
+        parameters=now.parameters + moves.view_as(now.parameters),
+        memory=memory,
+        seen=seen,
+        steps=tuple(step + 1 for step in now.steps),
+    )
+    return after, inputs, factors
+
+
+def _searched(
+    aggregator: Recurrent,
+    received: list[Round],
+    now: InnerState,
+    factors: Tensor,
+    outputs: Tensor,
+    seen: tuple[Seen, ...],
+) -> tuple[Tensor, tuple[Seen, ...]]:
+    """Factors after the line search of each task, and what is carried on."""
     with torch.no_grad():
         moves = (factors * outputs).view_as(now.parameters)
         found = [
@@ -131,16 +153,7 @@ def advance(
             for item, move, task, step in zip(received, moves, seen, now.steps, strict=True)
         ]
     shortening = moves.new_tensor([[factor] for factor, _ in found]).expand_as(moves).flatten()
-    factors = shortening * factors
-    moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
-    after = replace(
-        now,
-        parameters=now.parameters + moves.view_as(now.parameters),
-        memory=memory,
-        seen=tuple(task for _, task in found),
-        steps=tuple(step + 1 for step in now.steps),
-    )
-    return after, inputs, factors
+    return shortening * factors, tuple(task for _, task in found)
 
 
 @torch.no_grad()
