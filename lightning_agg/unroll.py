@@ -113,7 +113,7 @@ def advance(
 ) -> tuple[InnerState, Tensor, Tensor]:
     """One round of T tasks: the state after it, the network's inputs ``(n, T * d)``, and the factors ``(T * d,)`` of its outputs.
 
-    An update that is not finite is none.
+    An update that is not finite is none. Without a graph the state's ``memory`` is overwritten.
 
     Args:
         aggregator: Its network is applied, its own memory is not touched.
@@ -123,7 +123,10 @@ def advance(
     """
     with torch.set_grad_enabled(second_order):
         inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
-    outputs, memory = aggregator.network(inputs, now.memory)
+    if torch.is_grad_enabled():
+        outputs, memory = aggregator.network(inputs, now.memory)
+    else:
+        outputs, memory = aggregator.network.step_(inputs, now.memory), now.memory
     if aggregator.features.line_search:
         factors, seen = _searched(aggregator, received, now, factors, outputs, seen)
     moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
@@ -182,23 +185,27 @@ def rollout(
         columns: Those that will be replayed, ``(c,)``: nothing is stored of the others.
     """
     inputs, factors, gradients, losses = [], [], [], []
-    now = state
+    now = replace(state, memory=state.memory.clone())
     for k in range(length + 1):
         received = _receive(problem, now)
-        gradients.append(torch.cat([item.honest_gradient for item in received])[columns])
+        gradients.append(_columns(torch.cat([item.honest_gradient for item in received]), columns))
         losses.append(torch.stack([item.honest_loss for item in received]))
         if k == length:
             break
         now, x, factor = advance(aggregator, received, now)
-        inputs.append(x[:, columns])
-        factors.append(factor[columns])
+        inputs.append(_columns(x, columns))
+        factors.append(_columns(factor, columns))
     values = torch.stack(losses)
     counted = values[1:].isfinite() & (values[1:] <= loss_cap)
     task = columns // state.parameters.shape[1]
     later = torch.stack(gradients[1:]).nan_to_num(0.0, 0.0, 0.0) * (weights[:, None] * counted)[:, task]
     cotangents = later.flip(0).cumsum(0).flip(0)
-    memory = state.memory[:, columns]
+    memory = _columns(state.memory, columns)
     return Trajectory(tuple(inputs), torch.stack(factors), memory, cotangents, values, now)
+
+
+def _columns(x: Tensor, chosen: Tensor) -> Tensor:
+    return x if len(chosen) == x.shape[-1] else x[..., chosen]
 
 
 def _receive(problem: InnerProblem, state: InnerState) -> list[Round]:

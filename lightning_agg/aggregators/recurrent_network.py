@@ -73,16 +73,24 @@ class RecurrentNetwork(nn.Module):
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: ``(n, c)`` and ``(state_size, c)`` -> ``(c,)`` and ``(state_size, c)``."""
-        if torch.is_grad_enabled() or inputs.device.type != "cpu":
+        if torch.is_grad_enabled():
             return self._step(inputs, state)
+        after = state.clone()
+        return self.step_(inputs, after), after
+
+    def step_(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """:meth:`forward` without a graph, in place: ``(n, c)`` -> ``(c,)``, and ``state`` ``(state_size, c)`` becomes that after it."""
+        if inputs.device.type != "cpu":
+            output, after = self._step(inputs, state)
+            state.copy_(after)
+            return output
         count = inputs.shape[1]
-        output, after = inputs.new_empty(count), torch.empty_like(state)
+        output = inputs.new_empty(count)
         window = Window(self, rounds=1, width=min(CACHED, count))
         for start in range(0, count, CACHED):
             columns = slice(start, start + CACHED)
-            window.forward([inputs[:, columns]], state[:, columns])
-            window.last(output[columns], after[:, columns])
-        return output, after
+            window.once(inputs[:, columns], state[:, columns], output[columns])
+        return output
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         step = self._lstm if self.cell == "lstm" else self._gru

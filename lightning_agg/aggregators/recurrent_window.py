@@ -64,37 +64,26 @@ class Window:
 
     def __init__(self, network: "RecurrentNetwork", rounds: int, width: int) -> None:
         self.lstm = network.cell == "lstm"
-        size = self.size = network.hidden_size
-        blocks = torch.arange(4 * size)
-        self.of_input = blocks if self.lstm else blocks[: 3 * size]
-        self.of_hidden = blocks if self.lstm else torch.cat([blocks[: 2 * size], blocks[3 * size :]])
+        self.size = network.hidden_size
         self.output = network.output.detach()
         self.output_bias = network.output_bias.detach()
+        parts = zip(network.from_input, network.from_hidden, network.bias, strict=True)
+        self.weights = [self._packed(*(part.detach() for part in layer)) for layer in parts]
         self.output_sum = torch.zeros_like(self.output)
         self.output_bias_sum = torch.zeros_like(self.output_bias)
-        self.weights, self.to_input, self.to_hidden, self.sums = [], [], [], []
+        self.sums = [torch.zeros_like(weights.T) for weights in self.weights]
         shapes: list[tuple[int, int]] = []
-        for x, h, bias in zip(network.from_input, network.from_hidden, network.bias, strict=True):
-            weights = self.output.new_zeros(4 * size, x.shape[1] + size + 1)
-            weights[self.of_input, : -size - 1] = x.detach()
-            weights[self.of_hidden, -size - 1 : -1] = h.detach()
-            weights[self.of_input, -1:] = bias.detach()
-            self.to_input.append(weights[:, : -size - 1].T.contiguous())
-            self.to_hidden.append(weights[:, -size - 1 : -1].T.contiguous())
-            self.sums.append(torch.zeros_like(weights.T))
-            if self.lstm:
-                weights[3 * size :] *= 2  # tanh(z) = 2 sigmoid(2z) - 1: one sigmoid for all gates
-            self.weights.append(weights)
+        for weights in self.weights:
             shapes += [
                 (rounds + 1, weights.shape[1]),
-                (rounds, 4 * size),
-                (rounds + 1, size * self.lstm),
-                (rounds, size * self.lstm),
+                (rounds, 4 * self.size),
+                (rounds + 1, self.size * self.lstm),
+                (rounds, self.size * self.lstm),
             ]
         # One block, which the allocator keeps from window to window; it gives many smaller ones back.
         block = self.output.new_empty(sum(k * height for k, height in shapes), width)
-        parts = block.split_with_sizes([k * height for k, height in shapes])
-        buffers = [part.view(*shape, width) for part, shape in zip(parts, shapes, strict=True)]
+        split = block.split_with_sizes([k * height for k, height in shapes])
+        buffers = [part.view(*shape, width) for part, shape in zip(split, shapes, strict=True)]
         self.buffers = [buffers[i : i + 4] for i in range(0, len(buffers), 4)]
         for rows, *_ in self.buffers:
             rows[:, -1] = 1
@@ -117,35 +106,47 @@ class Window:
                 x = step.after[0]
 
     @torch.inference_mode()
-    def last(self, output: Tensor, memory: Tensor) -> None:
-        """Write the output ``(c,)`` and the memory ``(state_size, c)`` of the last round."""
-        after = [part for step in self.steps[-1] for part in step.after]
-        step = self.steps[-1]
-        outputs = torch.addmm(self.output_bias, self.output, step[-1].after[0])
-        outputs[1:].mul_(direct_inputs(step[0].input, self.output))
+    def once(self, inputs: Tensor, memory: Tensor, output: Tensor) -> None:
+        """One round of ``(n, c)`` inputs: writes the output ``(c,)``, and the memory ``(state_size, c)`` in place."""
+        if memory.shape[1] != self.steps[0][0].rows.shape[1]:
+            self.steps = self._steps(memory.shape[1])
+        apply = _lstm if self.lstm else _gru
+        x, states = inputs, memory.chunk(len(self.weights))
+        for weights, step, state in zip(self.weights, self.steps[0], states, strict=True):
+            parts = state.chunk(2) if self.lstm else (state,)
+            step.input.copy_(x)
+            step.rows[-self.size - 1 : -1].copy_(parts[0])
+            torch.mm(weights, step.rows, out=step.gates.all)
+            apply(step._replace(before=parts, after=parts))
+            x = parts[0]
+        outputs = torch.addmm(self.output_bias, self.output, x)
+        outputs[1:].mul_(direct_inputs(inputs, self.output))
         torch.sum(outputs, dim=0, out=output)
-        for part, value in zip(memory.chunk(len(after)), after, strict=True):
-            part.copy_(value)
 
     @torch.inference_mode()
     def backward(self, cotangents: Tensor) -> None:
         """Add up the gradient of the sum of ``cotangents`` ``(K, c)`` times the outputs, after :meth:`forward`."""
         apply = _lstm_backward if self.lstm else _gru_backward
+        plain = [self._undoubled(weights) for weights in self.weights]
+        to_input = [weights[:, : -self.size - 1].T.contiguous() for weights in plain]
+        to_hidden = [weights[:, -self.size - 1 : -1].T.contiguous() for weights in plain]
         by_state = [tuple(torch.zeros_like(part) for part in step.before) for step in self.steps[0]]
         by_gates = self._gates(torch.empty_like(self.steps[0][0].gates.all))
-        by_outputs = cotangents.new_empty(len(self.output), cotangents.shape[1])
         scratch = torch.empty_like(by_state[0][0])
         for cotangent, steps in zip(cotangents.flip(0), reversed(self.steps), strict=True):
-            by_outputs[0] = cotangent
-            torch.mul(direct_inputs(steps[0].input, self.output), cotangent, out=by_outputs[1:])
+            by_outputs = cotangent[None]
+            if len(self.output) > 1:
+                factors = direct_inputs(steps[0].input, self.output)
+                by_outputs = torch.cat([by_outputs, factors * cotangent])
             by_state[-1][0].addmm_(self.output.T, by_outputs)
             self.output_sum.addmm_(by_outputs, steps[-1].after[0].T)
             self.output_bias_sum.add_(by_outputs.sum(dim=1, keepdim=True))
             for layer in range(len(steps) - 1, -1, -1):
+                by_hidden = by_state[layer][0]
                 apply(steps[layer], by_state[layer], by_gates, scratch)
-                by_state[layer][0].addmm_(self.to_hidden[layer], by_gates.all)
+                by_hidden.addmm_(to_hidden[layer], by_gates.all, beta=0 if self.lstm else 1)
                 if layer > 0:
-                    by_state[layer - 1][0].addmm_(self.to_input[layer], by_gates.all)
+                    by_state[layer - 1][0].addmm_(to_input[layer], by_gates.all)
                 # Transposed, it takes a quarter less time.
                 self.sums[layer].addmm_(steps[layer].rows, by_gates.all.T)
 
@@ -155,14 +156,35 @@ class Window:
         output, output_bias, *sums = [total.clone() for total in totals]
         for total in totals:
             total.zero_()
+        size, gates = self.size, torch.arange(4 * self.size)
+        of_input = gates if self.lstm else gates[: 3 * size]
+        of_hidden = gates if self.lstm else torch.cat([gates[: 2 * size], gates[3 * size :]])
         sums = [total.T for total in sums]
         return [
             output,
             output_bias,
-            *[total[self.of_input, : -self.size - 1] for total in sums],
-            *[total[self.of_hidden, -self.size - 1 : -1] for total in sums],
-            *[total[self.of_input, -1:] for total in sums],
+            *[total[of_input, : -size - 1] for total in sums],
+            *[total[of_hidden, -size - 1 : -1] for total in sums],
+            *[total[of_input, -1:] for total in sums],
         ]
+
+    def _packed(self, from_input: Tensor, from_hidden: Tensor, bias: Tensor) -> Tensor:
+        """All weights of a layer, ``(4H, n + H + 1)``."""
+        if self.lstm:
+            weights = torch.cat([from_input, from_hidden, bias], dim=1)
+            weights[3 * self.size :] *= 2  # tanh(z) = 2 sigmoid(2z) - 1: one sigmoid for all gates
+            return weights
+        whole = torch.cat([from_input, from_hidden, bias], dim=1)
+        of_hidden = slice(-self.size - 1, -1)
+        proposal, hidden_part = whole[2 * self.size :].clone(), torch.zeros_like(whole[2 * self.size :])
+        hidden_part[:, of_hidden] = proposal[:, of_hidden]
+        proposal[:, of_hidden] = 0
+        return torch.cat([whole[: 2 * self.size], proposal, hidden_part])
+
+    def _undoubled(self, weights: Tensor) -> Tensor:
+        if not self.lstm:
+            return weights
+        return torch.cat([weights[: 3 * self.size], weights[3 * self.size :] / 2])
 
     def _gates(self, gates: Tensor) -> _Gates:
         return _Gates(gates, gates[: (3 if self.lstm else 2) * self.size], gates.chunk(4))
@@ -212,7 +234,6 @@ def _lstm_backward(step: _Step, by_state: tuple[Tensor, ...], by_gates: _Gates, 
     torch.mul(by_cell, step.before[1], out=by_forget)
     torch.mul(by_cell, ingate, out=by_proposed)
     by_cell.mul_(forget)
-    by_hidden.zero_()
     _sigmoid_backward(by_gates.sigmoids, step.gates.sigmoids, grad_input=by_gates.sigmoids)
     _tanh_backward(by_proposed, proposed, grad_input=by_proposed)
 

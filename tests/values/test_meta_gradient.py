@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_agg.aggregators import recurrent_network
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.recurrent_network import RecurrentNetwork
 from lightning_agg.aggregators.recurrent_window import Window
@@ -124,16 +125,32 @@ def test_backpropagation_by_hand_is_that_of_autograd(cell, num_layers, width, di
         total = total + output @ cotangent
     total.backward()
     window = Window(network, K, width)
-    last_output, last_state = torch.empty_like(output), torch.empty_like(state)
     for begin in range(0, 11, width):
         columns = slice(begin, begin + width)
         window.forward(list(inputs[:, :, columns]), start[:, columns])
-        window.last(last_output[columns], last_state[:, columns])
         window.backward(cotangents[:, columns])
-    assert relative(last_output, output) < 1e-12
-    assert relative(last_state, state) < 1e-12
     for p, gradient in zip(network.parameters(), window.gradients(), strict=True):
         assert relative(gradient, p.grad) < 1e-12
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("direct", [0, 2])
+def test_a_round_without_a_graph_is_that_with_one(cell, direct, monkeypatch):
+    monkeypatch.setattr(recurrent_network, "CACHED", 4)
+    torch.manual_seed(0)
+    network = RecurrentNetwork(3, cell, hidden_size=5, direct=direct).double()
+    inputs, start = torch.randn(K, 3, 11).double(), torch.randn(network.state_size, 11).double()
+    kept, state, in_place = start.clone(), start, start.clone()
+    for x in inputs:
+        with torch.no_grad():
+            output, after = network(x, state)
+        expected, expected_state = network(x, state)
+        assert relative(output, expected) < 1e-12
+        assert relative(after, expected_state) < 1e-12
+        assert torch.equal(network.step_(x, in_place), output)
+        assert torch.equal(in_place, after)
+        state = after
+    assert torch.equal(start, kept)
 
 
 def test_second_order_gradient_is_the_slope_of_the_meta_loss():
