@@ -87,7 +87,8 @@ class Recurrent(Aggregator):
             is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
         distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
             of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its
-            trust, so that all together count for less than one. Not where all rows are nearly the same [false].
+            trust, so that all together count for less than one. Not where all rows are nearly the same; those that are equal are
+            then still one worker to ``batch_scaling`` [false].
         momenta: Decays in [0, 1) of running means, from 0, of the rows' center (their weighted mean with ``gate``, their median
             in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
             an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as

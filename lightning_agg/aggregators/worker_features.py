@@ -162,8 +162,10 @@ class WorkerFeatures:
         weights = (2 * trust).clamp(0, 1)
         if not self.gate:
             return trust, weights, 1.0
-        same = _copies(gradients) if self.distrust_copies else torch.eye(len(gradients)).to(gradients)
-        votes = 1 / same.sum(dim=1) ** 2
+        copies = same = torch.eye(len(gradients)).to(gradients)
+        if self.distrust_copies:
+            copies, same = _copies(gradients)
+        votes = 1 / copies.sum(dim=1) ** 2
         trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
         weights = weights / _positive(weights.max())
         number = _effective_number(weights, same)
@@ -247,15 +249,19 @@ def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
     return cosines.nanmedian(dim=1).values.nan_to_num(0.0)
 
 
-def _copies(rows: Tensor) -> Tensor:
-    """``(M, M)``: 1 where two of ``(M, d)`` are nearly the same, a row and itself among them; else 0.
+def _copies(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of ``(M, d)`` are copies of each other, and which tell no more than one of them, ``(M, M)`` of 1 and 0 each.
 
-    Where all are, nobody is a copy: honest workers with large batches agree, too.
+    Both are those that are nearly the same, a row and itself among them. Where all rows are, nobody is a copy, as honest
+    workers with large batches agree too; and only equal rows are one.
     """
     squares = row_lengths(rows).square()
     shorter = torch.minimum(squares, squares[:, None])
-    same = squared_distances(rows) <= NEARLY**2 * shorter
-    return torch.eye(len(rows)).to(rows) if bool(same.all()) else same.to(rows)
+    nearly = squared_distances(rows) <= NEARLY**2 * shorter
+    if not bool(nearly.all()):
+        return nearly.to(rows), nearly.to(rows)
+    equal = [[torch.equal(row, other) for other in rows] for row in rows]
+    return torch.eye(len(rows)).to(rows), rows.new_tensor(equal)
 
 
 def _effective_number(weights: Tensor, same: Tensor) -> Tensor:

@@ -159,6 +159,16 @@ def test_copies_are_one_trusted_worker():
     assert only.inputs[:2, 0].tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_equal_rows_are_one_worker_to_the_step_even_where_there_are_no_others():
+    settings = {"scale": "trusted", "gate": True, "slots": 4, "batch_scaling": 1.0, "distrust_copies": True}
+    found = features([[3.0, 1.0]] * 4, descending_rows([0.9] * 4), **settings)
+    assert found.inputs[:4, 0].tolist() == pytest.approx([1.0] * 4)
+    assert found.scale.tolist() == pytest.approx([3 / 4, 1 / 4])
+    # Three that are equal and one that is nearly: 4² / (3 * 3 + 1).
+    nearly = features([[3.0, 1.0]] * 3 + [[3.001, 1.0]], descending_rows([0.9] * 4), **settings)
+    assert nearly.scale[1].item() == pytest.approx(1.6 / 4)
+
+
 def test_missing_workers_are_as_if_not_trusted():
     rows, settings = [[1.0], [2.0]], {"scale": "trusted", "gate": True, "slots": 4, "loss_information": True}
     for order in ("trust", "given"):
