@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
+from lightning_agg.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Round:
     """One round of one task.
 
     Args:
-        gradients: ``(M, d)`` rows that the server receives.
+        gradients: ``(M, d)`` rows that the server receives, with respect to x where θ = scaling * x.
         honest_gradient: ``(d,)`` gradient of the honest workers' mean loss, or of its logarithm.
         honest_loss: That loss, or its logarithm.
-        context: What the server knows.
-        scaling: ``(d,)`` factor of the update, 1 unless the task is scaled.
+        context: What the server knows, of x.
+        scaling: ``(d,)`` factor of the update of x, 1 unless the task is scaled.
     """
 
     gradients: Tensor
@@ -93,9 +94,11 @@ def round_features(
     parts = []
     for task, (item, step) in enumerate(zip(received, steps, strict=True)):
         rows, context = aggregator.finite(item.gradients, item.context)
-        if len(rows) == 0:  # a diverged task stays where it is until its episode ends
-            rows, context = torch.zeros_like(item.gradients), item.context
-        parts.append(aggregator.features(rows, context, seen[task], step))
+        if len(rows) > 0:
+            parts.append(aggregator.features(rows, context, seen[task], step))
+        else:  # a diverged task stays where it is until its episode ends
+            part = aggregator.features(torch.zeros_like(item.gradients), item.context, seen[task], step)
+            parts.append(replace(part, scale=torch.zeros_like(part.scale), seen=seen[task]))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
         torch.cat(
@@ -121,6 +124,9 @@ def advance(
         now: Where the tasks are.
         second_order: Whether inputs and factors keep their graphs.
     """
+    if torch.is_autocast_enabled(now.parameters.device.type):
+        with full_precision(now.parameters):
+            return advance(aggregator, received, now, second_order)
     with torch.set_grad_enabled(second_order):
         inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
     if torch.is_grad_enabled():
@@ -152,7 +158,7 @@ def _searched(
     with torch.no_grad():
         moves = (factors * outputs).view_as(now.parameters)
         found = [
-            aggregator.shortened(item.context, move, task, step)
+            aggregator.shortened(item.context, move / item.scaling, task, step)
             for item, move, task, step in zip(received, moves, seen, now.steps, strict=True)
         ]
     shortening = moves.new_tensor([[factor] for factor, _ in found]).expand_as(moves).flatten()

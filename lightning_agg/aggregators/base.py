@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
 from lightning_agg.errors import SettingError, require
+from lightning_agg.precision import full_precision
 
 Equivariance = Literal["columns", "signs", "rotations", "mixed", "linear"]
 
@@ -48,6 +49,9 @@ class Aggregator(nn.Module, ABC):
     ``linear``: all linear maps, because the aggregate is a sum of the rows with fixed weights.
     """
 
+    remembers_workers: bool = False
+    """Whether the rule carries something from round to round for each worker, so that its rows must be the workers'."""
+
     spreads_nonfinite: bool = False
     """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens."""
 
@@ -78,6 +82,9 @@ class Aggregator(nn.Module, ABC):
         return aggregate
 
     def _aggregate(self, rows: Tensor, context: Context) -> Tensor:
+        if torch.is_autocast_enabled(rows.device.type):
+            with full_precision(rows):
+                return self._aggregate(rows, context)
         with torch.set_grad_enabled(False):  # takes half the time of torch.no_grad()
             aggregate: Tensor = super().__call__(rows, context)
         if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:

@@ -23,6 +23,8 @@ class Context:
         seed: Seed of the run: the randomness of a rule is keyed by it.
         num_dropped: Rows already taken out because they were not finite.
         finite: If rows were taken out, the mask ``(M,)`` of those that stayed.
+        pool_size: Workers there are; as many as rows when ``None``.
+        workers: If not all take part in the round, which those of the M rows are, ``(M,)``.
         parameters: Gives the current parameters θ, ``(d,)``.
         public_losses: Maps parameter vectors ``(K, d)`` and a number n of samples to the ``(K,)`` mean losses
             on n public samples of this round, the same n for all K.
@@ -33,6 +35,8 @@ class Context:
     seed: int = 0
     num_dropped: int = 0
     finite: Tensor | None = field(default=None, compare=False)
+    pool_size: int | None = None
+    workers: Tensor | None = field(default=None, compare=False)
     parameters: Callable[[], Tensor] | None = None
     public_losses: Callable[[Tensor, int], Tensor] | None = None
     public_gradient: Callable[[int], Tensor] | None = None

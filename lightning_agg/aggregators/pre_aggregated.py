@@ -73,6 +73,11 @@ class PreAggregated(Aggregator):
                 step.check(size)
                 size = step.num_rows(size)
             self.aggregator.check(size)
+            require(
+                size == pool_size or not self.aggregator.remembers_workers,
+                f"{type(self.aggregator).__name__} remembers workers and needs a row of each, but the steps leave"
+                f" {size} rows.",
+            )
         except SettingError as error:
             seen = f" for the rows that the steps leave (pool size M = {pool_size})."
             told = str(error) if size == pool_size else str(error).removesuffix(".") + seen
@@ -129,7 +134,9 @@ class PreAggregated(Aggregator):
     def _after(made: Tensor, rows: Tensor, context: Context) -> tuple[Tensor, Context]:
         """Rows that a step made of ``rows``, without those that overflowed, and the context for them."""
         if len(made) != len(rows):
-            context = replace(context, finite=None)  # the rows are no longer the workers'
+            context = replace(
+                context, finite=None, workers=None, pool_size=None
+            )  # no longer the workers' rows
         return drop_nonfinite(made, context)
 
 

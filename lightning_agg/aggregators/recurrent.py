@@ -144,6 +144,7 @@ class Recurrent(Aggregator):
         features = {name: self.architecture[name] for name in WorkerFeatures.__dataclass_fields__}
         self.features = WorkerFeatures(**features)
         self.public_samples = self.features.public_samples
+        self.remembers_workers = self.features.trust_decay > 0
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
         direct = len(self.features.momenta)
@@ -172,14 +173,14 @@ class Recurrent(Aggregator):
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
-        """Network states ``(state_size, d)``, running scale ``(d,)``, trust in each worker ``(M,)``, momenta ``(K, d)``, line search."""
-        names = ("state", "running", "trust", "momenta", "search")
+        """Network states ``(state_size, d)``, running scale ``(d,)``, trust by worker, momenta ``(K, d)``, line search, rounds done."""
+        names = ("state", "running", "trust", "momenta", "search", "step")
         return {name: getattr(self, name) for name in names}
 
     def reset(self) -> None:
         """Begin an episode."""
         super().reset()
-        self.step = torch.zeros_like(self.step)
+        self.step = self.step.new_zeros(())
 
     def check(self, pool_size: int) -> None:
         """Require M = slots in given order, and p > 0.5 log M with the l2 scale."""
@@ -200,8 +201,8 @@ class Recurrent(Aggregator):
         step, width = int(self.step), gradients.shape[1]
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
-            pool_size = len(gradients) if context.finite is None else len(context.finite)
-            self._carry(self.features.unseen(pool_size, gradients))
+            rows = len(gradients) if context.finite is None else len(context.finite)
+            self._carry(self.features.unseen(context.pool_size or rows, gradients))
         require(
             self.state.shape[1] == width,
             f"Recurrent remembers d = {self.state.shape[1]} coordinates, got d = {width}: call reset() first.",

@@ -51,7 +51,9 @@ FREE = {
 def write_weights(path: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write weights, with the settings they belong to, as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, path, metadata={"architecture": json.dumps(settings)})
+    partial = path.with_name(path.name + ".partial")  # a run that is killed here keeps the weights before
+    save_file(on_cpu, partial, metadata={"architecture": json.dumps(settings)})
+    partial.replace(path)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -68,13 +70,23 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise SettingError(
             f"Recurrent.weights must be a complete safetensors file; {path} is not: {error}"
         ) from error
-    stored = json.loads(metadata.get("architecture", "{}"))
+    try:
+        stored = json.loads(metadata.get("architecture", "{}"))
+    except ValueError:
+        stored = {}
+    kinds = {name: type(value) for name, value in ARCHITECTURE.items()}
     require(
-        len(stored) > 0 and stored.keys() <= ARCHITECTURE.keys(),
+        isinstance(stored, dict)
+        and len(stored) > 0
+        and all(name in kinds and _is(kinds[name], value) for name, value in stored.items()),
         f"Recurrent.weights must hold a Recurrent aggregator; {path} lacks its settings.",
     )
     # A setting that came after the weights were saved has the value that it had without being one.
     return {**ARCHITECTURE, **stored}, tensors
+
+
+def _is(kind: type, value: object) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -99,6 +111,12 @@ def check_settings(settings: dict[str, Any]) -> None:
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     gated = settings["gate"]
+    uses_trust = gated or settings["loss_information"] or settings["worker_order"] == "trust"
+    for name in ("trust_decay", "trust_margin"):
+        require(
+            uses_trust or not settings[name],
+            f"{name} needs gate true, loss_information true or worker_order trust, got {settings[name]} and none of them.",
+        )
     require(
         gated or not settings["batch_scaling"],
         "batch_scaling needs gate true: it is that of trusted workers, got false"

@@ -22,6 +22,9 @@ LIMIT = 3.0
 NEARLY = 0.1
 """A row is nearly another if what is between them is at most this part of the shorter one's length."""
 
+LARGEST_ENTRY = 1e15
+"""Bound of the entries of the rows, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
+
 LARGEST_DESCENT = 1.0
 """Bound, in nats, of the descent that one round can add to the trust in a worker."""
 
@@ -107,6 +110,8 @@ class WorkerFeatures:
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
+        if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
+            gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
         trust, total = self._trust(gradients, context, seen.trust)
         trust, weights, share = self._weighed(gradients, trust)
         rows = gradients
@@ -142,18 +147,20 @@ class WorkerFeatures:
         """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
         if not self._asks_for_trust:
             return gradients.new_zeros(len(gradients)), total
+        sent = ... if context.workers is None else context.workers
         present = ... if context.finite is None else context.finite
         if self.trust == "peers":
-            before = self._beyond_margin(total[present]) if self.trust_decay else None
+            before = self._beyond_margin(total[sent][present]) if self.trust_decay else None
             trust = _agreement(gradients, before)
         else:
             trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
             trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
         if self.trust_decay:
-            latest = torch.full_like(total, -LARGEST_DESCENT)
+            latest = torch.full_like(total[sent], -LARGEST_DESCENT)
             latest[present] = trust
-            total = self.trust_decay * total + latest
-            trust = total[present]
+            latest, total = self.trust_decay * total[sent] + latest, total.clone()
+            total[sent] = latest
+            trust = latest[present]
         trust = self._beyond_margin(trust)
         return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
 
@@ -245,8 +252,10 @@ def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
         trusted = before > 0
     units = rows / _positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
     others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    cosines = (units @ units.T).masked_fill(~others, torch.nan)
-    return cosines.nanmedian(dim=1).values.nan_to_num(0.0)
+    # By sorting, as the median with indices is not deterministic on a GPU; the lower one of an even number.
+    cosines = (units @ units.T).masked_fill(~others, torch.inf).sort(dim=1).values
+    middle = (others.sum(dim=1, keepdim=True) - 1).clamp_min(0) // 2
+    return cosines.gather(1, middle)[:, 0].nan_to_num(0.0, 0.0, 0.0)
 
 
 def _copies(rows: Tensor) -> tuple[Tensor, Tensor]:

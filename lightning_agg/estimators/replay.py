@@ -11,6 +11,7 @@ from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.recurrent_window import Window
 from lightning_agg.errors import require
 from lightning_agg.estimators.base import Estimator, MetaGradient
+from lightning_agg.precision import full_precision
 from lightning_agg.unroll import InnerProblem, InnerState, rollout
 
 
@@ -58,11 +59,12 @@ class Replay(Estimator):
         tasks, width = state.parameters.shape
         edges = torch.searchsorted(chosen, width * torch.arange(tasks + 1, device=chosen.device)).tolist()
         gradients = []
-        for start, end in pairwise(edges):
-            for first in range(start, end, self.chunk_size):
-                columns = slice(first, min(first + self.chunk_size, end))
-                window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
-                window.backward(pull[:, columns])
-            gradients.append(window.gradients())
+        with full_precision(pull):
+            for start, end in pairwise(edges):
+                for first in range(start, end, self.chunk_size):
+                    columns = slice(first, min(first + self.chunk_size, end))
+                    window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
+                    window.backward(pull[:, columns])
+                gradients.append(window.gradients())
         stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
         return MetaGradient(stacked, trajectory.losses, trajectory.after)

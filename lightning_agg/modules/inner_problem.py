@@ -1,5 +1,6 @@
 """The pool's training as the problem that an aggregator is trained on."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,6 +9,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
 from lightning_agg import flat
+from lightning_agg.aggregators.context import Context
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.gradients import worker_gradients
 from lightning_agg.unroll import InnerProblem, Round
@@ -37,7 +39,7 @@ class PoolProblem(InnerProblem):
         gradients, losses = worker_gradients(
             model, batch.inputs[:, 0], batch.targets[:, 0], parameters=values, weights=weights
         )
-        return self._sent(parameters, batch, gradients, losses, self.learner.update_scaling(episode))
+        return self._sent(parameters, batch, gradients, losses, self.learner.scaling(episode))
 
     def differentiable_round(self, parameters: Tensor, episode: int, step: int, second_order: bool) -> Round:
         """See :meth:`InnerProblem.differentiable_round`."""
@@ -57,7 +59,7 @@ class PoolProblem(InnerProblem):
         )
         rows = flat.flatten_rows(gradients)
         rows = rows if second_order else rows.detach()
-        return self._sent(parameters, batch, rows, losses, self.learner.update_scaling(episode))
+        return self._sent(parameters, batch, rows, losses, self.learner.scaling(episode))
 
     def _batch(self, episode: int, step: int) -> RoundBatch:
         learner = self.learner
@@ -91,7 +93,21 @@ class PoolProblem(InnerProblem):
         honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
         if learner.log_loss:
             honest_gradient, honest_loss = honest_gradient / honest_loss.detach(), honest_loss.log()
-        return Round(sent, honest_gradient, honest_loss, context, scaling)
+        return Round(sent * scaling, honest_gradient, honest_loss, _scaled(context, scaling), scaling)
+
+
+def _scaled(context: Context, scaling: Tensor | float) -> Context:
+    """What a server knows that sees x instead of θ = scaling * x."""
+    parameters, losses, gradient = context.parameters, context.public_losses, context.public_gradient
+    assert parameters is not None
+    assert losses is not None
+    assert gradient is not None
+    return replace(
+        context,
+        parameters=lambda: parameters() / scaling,
+        public_losses=lambda vectors, num_samples: losses(vectors * scaling, num_samples),
+        public_gradient=lambda num_samples: gradient(num_samples) * scaling,
+    )
 
 
 @torch.no_grad()

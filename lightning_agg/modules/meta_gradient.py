@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lightning_agg.precision import full_precision
+
 
 def mean_over_tasks(gradients: list[Tensor], largest_norm: float | None) -> list[Tensor]:
     """Mean of each ``(T, *shape)`` over its T tasks; a task whose gradient, or its norm, is not finite counts 0.
@@ -18,4 +20,5 @@ def mean_over_tasks(gradients: list[Tensor], largest_norm: float | None) -> list
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
     factors = torch.ones_like(norms) if largest_norm is None else (largest_norm / norms).clamp(max=1)
     factors = torch.where(norms.isfinite(), factors, 0) / len(norms)
-    return [torch.tensordot(factors, g.nan_to_num(0.0, 0.0, 0.0), dims=1) for g in gradients]
+    with full_precision(norms):
+        return [torch.tensordot(factors, g.nan_to_num(0.0, 0.0, 0.0), dims=1) for g in gradients]

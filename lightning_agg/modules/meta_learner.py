@@ -75,9 +75,9 @@ class MetaLearner(PoolModule):
         task_clip_norm: Before it is averaged, that of each task is scaled down to this norm, so that no unstable training drowns
             the others; not when null.
         parameter_scaling: In a trained episode each parameter tensor is θ = c x with c = exp(U(-s, s)) for this s, and x is what
-            the aggregator moves: its update counts c² times, and it learns to find the step size by itself (Lv, Jiang, Li,
-            *Learning gradient descent: better generalization and longer horizons*, ICML 2017, section 4.1, where c is drawn
-            for every coordinate with s = 3); 0 for none.
+            the aggregator sees and moves: gradients count c times, and its update again, and it learns to find the step size by
+            itself (Lv, Jiang, Li, *Learning gradient descent: better generalization and longer horizons*, ICML 2017, section 4.1,
+            where c is drawn for every coordinate with s = 3); 0 for none.
         val_horizon: Rounds of a validation episode; twice the longest trained when null.
         val_episodes: Episodes of a validation.
         baselines: By name, an aggregator and a server's optimizer each, to be compared with: they play the same episodes, once
@@ -124,6 +124,8 @@ class MetaLearner(PoolModule):
         require_count("truncation_length", truncation_length, minimum=1)
         require_count("num_tasks", num_tasks, minimum=1)
         require_count("val_episodes", val_episodes, minimum=1)
+        if val_horizon is not None:
+            require_count("val_horizon", val_horizon, minimum=1)
         require_positive("clip_norm", clip_norm)
         if task_clip_norm is not None:
             require_positive("task_clip_norm", task_clip_norm)
@@ -165,7 +167,7 @@ class MetaLearner(PoolModule):
         self._baseline_curves: dict[tuple[str, int], dict[str, Curve]] = {}
         if hasattr(self, "model"):
             return
-        self.model = self.build_model(self.make_model).requires_grad_(True)
+        self.model = self.build_model(self.make_model)
         size = len(flat.flatten(flat.trainable(self.model)))
         seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(size))
         columns = self.num_tasks * size
@@ -266,15 +268,15 @@ class MetaLearner(PoolModule):
             model(torch.zeros(1, *self.data.sample_shape))  # lazy layers
         return flat.flatten(flat.trainable(model))
 
-    def update_scaling(self, episode: int) -> Tensor | float:
-        """``(d,)`` c², by which an update counts: a function of (seed, episode); 1 in validation and test."""
+    def scaling(self, episode: int) -> Tensor | float:
+        """``(d,)`` c of θ = c x: a function of (seed, episode); 1 in validation and test."""
         width = self.parameter_scaling
         if width == 0 or episode >= VALIDATION_EPISODES:
             return 1.0
         sizes = torch.tensor([p.numel() for p in flat.trainable(self.model).values()])
         rng = seeding.generator(self.seed, "parameter scaling", step=episode)
         exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
-        return (2 * exponents).exp().repeat_interleave(sizes).to(self.inner_parameters)
+        return exponents.exp().repeat_interleave(sizes).to(self.inner_parameters)
 
     def _state(self) -> InnerState:
         return InnerState(

@@ -1,5 +1,6 @@
 """The parameter server: one round of training is one training step."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -118,6 +119,7 @@ class ParameterServer(PoolModule):
         self.aggregator.check(max(1, round(self.participation * self.pool_size)))
         self.check_public_samples(self.aggregator)
         self.data.local_steps, self.data.participation = self.local_steps, self.participation
+        self.data.episodes = None
         if hasattr(self, "model"):
             return
         self.model = self.build_model(self.make_model)
@@ -156,7 +158,7 @@ class ParameterServer(PoolModule):
             gradients = callback.on_compression(self.trainer, self, gradients, batch)
         for callback in callbacks:
             gradients = callback.on_byzantine_gradients(self.trainer, self, gradients, batch)
-        context = self._context(batch.round)
+        context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
         aggregate = self.aggregator(gradients, context)
         self._descend(aggregate)
@@ -204,7 +206,7 @@ class ParameterServer(PoolModule):
 
     def tell_attackers(self, context: AttackContext) -> AttackContext:
         """The aggregator as it would act in this round; its memory stays as it is."""
-        server = self._context(context.round)
+        server = self._context(context.round, sorted(context.honest + context.byzantine))
         return replace(
             context,
             aggregate=lambda pool: self.aggregator.trial(pool, server),
@@ -251,9 +253,16 @@ class ParameterServer(PoolModule):
         self.worker_momentum[rows] = torch.where(finite, moved, self.worker_momentum[rows])
         return moved
 
-    def _context(self, index: int) -> Context:
+    def _context(self, index: int, workers: Sequence[int]) -> Context:
+        whole = len(workers) == self.pool_size
         return server_context(
-            self.model, self.data.public, partial(flat.flatten, self.trainable), index, self.seed
+            self.model,
+            self.data.public,
+            partial(flat.flatten, self.trainable),
+            index,
+            self.seed,
+            pool_size=self.pool_size,
+            workers=None if whole else torch.tensor(workers, device=self.device),
         )
 
     def _descend(self, aggregate: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,21 @@ from lightning_agg.losses import mean_loss
 
 
 def server_context(
-    model: nn.Module, public: LabelledImages, parameters: Callable[[], Tensor], index: int, seed: int
+    model: nn.Module,
+    public: LabelledImages,
+    parameters: Callable[[], Tensor],
+    index: int,
+    seed: int,
+    **known: Any,
 ) -> Context:
-    """The context of round ``index``; its public samples are drawn anew from (seed, index)."""
+    """The context of round ``index``, with what else is ``known``; its public samples are drawn anew from (seed, index)."""
     return Context(
         round=index,
         seed=seed,
         parameters=parameters,
         public_losses=partial(_losses, model, public, seed, index),
         public_gradient=partial(_gradient, model, public, seed, index, parameters),
+        **known,
     )
 
 
@@ -60,6 +67,7 @@ def _gradient(
     num_samples: int,
 ) -> Tensor:
     images, labels = _batch(public, seed, index, num_samples)
-    values = flat.unflatten(parameters(), flat.trainable(model))
-    gradient, _ = worker_gradients(model, images[None], labels[None], parameters=values)
+    at = parameters()
+    values = flat.unflatten(at, flat.trainable(model))
+    gradient, _ = worker_gradients(model, images[None].to(at.dtype), labels[None], parameters=values)
     return gradient[0]

@@ -3,13 +3,17 @@
 import json
 import re
 
+import lightning as L
 import pytest
 from runs import ROOT, assert_same_run, checkpoint, metrics, run
+from servers import fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.aggregators import Recurrent
 from lightning_agg.callbacks.base import VALIDATION_EPISODES
+from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
+from lightning_agg.modules import MetaLearner
 from lightning_agg.modules.inner_problem import PoolProblem
 
 META = str(ROOT / "configs" / "meta" / "mnist_rnn_paper.yaml")
@@ -102,6 +106,38 @@ def test_its_weights_serve_a_parameter_server(trained, tmp_path):
         "--ckpt_path=last",
     )
     assert_same_run(checkpoint(tmp_path), checkpoint(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("estimator", ["Replay", "UnrolledGraph"])
+def test_mixed_precision_is_the_models_alone(estimator, tmp_path):
+    """The workers' arithmetic has 8 bits of mantissa, the network's 24: what is trained hardly differs."""
+    more = [
+        *SMALL,
+        f"--model.estimator={estimator}",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=3",
+    ]
+    if estimator == "UnrolledGraph":
+        more.remove("--model.estimator.num_coordinates=400")
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        run("fit", folder, *more, f"--trainer.precision={precision}", config=META)
+        losses.append([float(line["meta/loss"]) for line in metrics(folder) if line.get("meta/loss")])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_the_pool_serves_a_parameter_server_afterwards():
+    data = DigitsPool(pool_size=4, batch_size=8)
+    options = {
+        "max_steps": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "limit_val_batches": 0,
+        "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
+    }  # fmt: skip
+    learner = MetaLearner(Recurrent(slots=4), horizon=2, truncation_length=2)
+    L.Trainer(**options).fit(learner, datamodule=data)
+    server = fit(2, data)
+    assert server.trainer.global_step == 2
 
 
 def test_the_test_plays_episodes(trained):
@@ -315,6 +351,8 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
             ],
             "Krum",
         ),
+        (["--model.val_horizon=-1"], "val_horizon must be an integer of at least 1, got -1"),
+        (["--model.val_horizon=0"], "val_horizon must be an integer of at least 1, got 0"),
         (["--model.estimator.chunk_size=0"], "estimator.chunk_size must be at least 1, got 0"),
     ],
 )

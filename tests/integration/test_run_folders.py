@@ -59,7 +59,12 @@ def test_reloading_the_data_goes_on_in_the_data(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_double_precision(tmp_path):
-    zeno = ["--model.aggregator=Zeno", "--model.aggregator.num_byzantine=3"]
-    run("fit", tmp_path, *zeno, "--trainer.precision=64-true", "--trainer.max_steps=2")
+@pytest.mark.parametrize(
+    "rule",
+    [["Zeno", "--model.aggregator.num_byzantine=3"], ["FLTrust"], ["Recurrent"]],
+    ids=lambda rule: rule[0],
+)
+def test_double_precision(rule, tmp_path):
+    options = [f"--model.aggregator={rule[0]}", *rule[1:], "--trainer.precision=64-true"]
+    run("fit", tmp_path, *options, "--trainer.max_steps=2")
     assert checkpoint(tmp_path)["state_dict"]["model.1.weight"].dtype == torch.float64

@@ -73,6 +73,16 @@ def test_structure(case: Case, dtype: torch.dtype) -> None:
 
 
 @every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_nothing(case: Case, dtype: torch.dtype) -> None:
+    gradients = 1e-4 * honest_rows()
+    expected = aggregate(case, gradients)
+    with torch.autocast("cpu", dtype=dtype):
+        result = aggregate(case, gradients)
+    assert torch.equal(result, expected)
+
+
+@every_case
 def test_result_does_not_alias(case: Case) -> None:
     aggregator, size = case.minimal
     for instance, rows in [(aggregator, size), (case.make(), POOL_SIZE)]:

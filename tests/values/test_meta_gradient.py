@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_agg.aggregators import recurrent_network
+from lightning_agg.aggregators import Context, recurrent_network
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.recurrent_network import RecurrentNetwork
 from lightning_agg.aggregators.recurrent_window import Window
@@ -20,6 +20,7 @@ from lightning_agg.models import MLP
 from lightning_agg.modules import MetaLearner
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.partitioners import QuantitySkew
+from lightning_agg.unroll import advance
 
 RNN = {"slots": 4}
 ARNN = {
@@ -151,6 +152,41 @@ def test_a_round_without_a_graph_is_that_with_one(cell, direct, monkeypatch):
         assert torch.equal(in_place, after)
         state = after
     assert torch.equal(start, kept)
+
+
+@pytest.mark.parametrize("settings", [ARNN, SEARCHING], ids=["arnn", "searching"])
+def test_a_scaled_task_is_the_training_of_x(settings):
+    module = learner(settings, num_tasks=1, parameter_scaling=1.0)
+    state, c = module._state(), module.scaling(module._state().episodes[0])
+    received = module.problem.round(state.parameters[0], state.episodes[0], 0)
+    plain = learner(settings, num_tasks=1)
+    at_theta = plain.problem.round(state.parameters[0], state.episodes[0], 0).context
+    of_x = Context(
+        parameters=lambda: state.parameters[0] / c,
+        public_losses=lambda vectors, n: at_theta.public_losses(vectors * c, n),
+    )
+    with torch.no_grad():
+        scaled, *_ = advance(module.aggregator, [received], replace(state, memory=state.memory.clone()))
+        x_state = replace(state, parameters=state.parameters / c, memory=state.memory.clone())
+        x, *_ = advance(module.aggregator, [replace(received, context=of_x, scaling=1.0)], x_state)
+    assert c.unique().numel() == 4
+    assert (scaled.parameters - state.parameters).abs().max() > 0
+    assert relative(scaled.parameters, c * x.parameters) < 1e-12
+    unscaled = plain.problem.round(state.parameters[0], state.episodes[0], 0).gradients
+    assert relative(received.gradients, c * unscaled) < 1e-12
+
+
+def test_a_task_that_receives_nothing_finite_stays_where_it_is():
+    module = learner(ARNN)
+    state = module._state()
+    received = [module.problem.round(*at, 0) for at in zip(state.parameters, state.episodes, strict=True)]
+    with torch.no_grad():
+        state, *_ = advance(module.aggregator, received, state)
+        received[1] = replace(received[1], gradients=torch.full_like(received[1].gradients, torch.nan))
+        after, *_ = advance(module.aggregator, received, replace(state, memory=state.memory.clone()))
+    assert torch.equal(after.parameters[1], state.parameters[1])
+    assert all(map(torch.equal, after.seen[1], state.seen[1]))
+    assert not torch.equal(after.parameters[0], state.parameters[0])
 
 
 def test_second_order_gradient_is_the_slope_of_the_meta_loss():

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_agg.aggregators import Context, Recurrent, line_search
+from lightning_agg.aggregators import Context, PreAggregated, Recurrent, line_search
 from lightning_agg.aggregators.recurrent_network import RecurrentNetwork
 from lightning_agg.aggregators.worker_features import WorkerFeatures, overlap
 from lightning_agg.errors import SettingError
+from lightning_agg.preaggregators import Bucketing, NearestNeighborMixing
 
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0,
@@ -179,6 +180,68 @@ def test_missing_workers_are_as_if_not_trusted():
         assert torch.allclose(few.inputs[:5], more.inputs[:5])
         assert few.inputs[5:9, 0].tolist() == pytest.approx([1.0, 0.8 / 0.9, 0.0, 0.0], abs=1e-5)
         assert few.scale.item() == pytest.approx(more.scale.item())
+
+
+@pytest.mark.parametrize("weights", ["mnist_rnn_lstm", "mnist_arnn_gru", "cifar10_rnn_lstm"])
+@pytest.mark.parametrize("size", [1e20, 1e30])
+def test_a_distrusted_row_of_any_length_does_nothing(weights, size):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(10, 40, generator=generator) + 1
+    small, large = rows.clone(), rows.clone()
+    small[3], large[3] = -1e6, -size
+    context = replace(descending_rows([0.5] * 3 + [-1.0] + [0.5] * 6), parameters=lambda: torch.zeros(40))
+    given, huge = Recurrent(weights=weights, line_search=False), Recurrent(weights=weights, line_search=False)
+    for _ in range(3):
+        expected, found = given(small, context), huge(large, context)
+        assert expected.abs().min() > 0
+        assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_a_round_that_overflows_did_not_happen():
+    torch.manual_seed(0)
+    rule, rows = Recurrent(slots=3), torch.randn(3, 5)
+    first, bias = rule(rows), rule.network.output_bias.data.clone()
+    rule.reset()
+    rule.network.output_bias.data.fill_(3e38)
+    assert rule(1e3 * rows).tolist() == [0.0] * 5
+    assert int(rule.step) == 0
+    rule.network.output_bias.data.copy_(bias)
+    assert torch.equal(rule(rows), first)
+
+
+@pytest.mark.parametrize("trust", ["losses", "peers"])
+def test_trust_is_in_workers_not_in_rows(trust):
+    """Of five workers those numbered 4, 0, 2 take part, then 1 and 4."""
+    settings = {"scale": "trusted", "gate": True, "trust": trust, "trust_decay": 0.5, "slots": 5}
+    preparation = WorkerFeatures(**{**PAPER, **settings})
+    everybody, rows = torch.zeros(5, 2), torch.tensor([[1.0, 1.0], [1.0, 0.5], [-1.0, 2.0]])
+
+    def after(rows, workers, seen, descents):
+        known = {"workers": torch.tensor(workers), "pool_size": 5}
+        return preparation(rows, replace(descending_rows(descents), **known), seen, 0).seen
+
+    def alone(rows, seen, descents):
+        return preparation(rows, descending_rows(descents), seen, 0).seen.trust
+
+    begin = preparation.unseen(5, everybody)
+    first = after(rows, [4, 0, 2], begin, [0.3, 0.2, -0.1])
+    expected = alone(rows, preparation.unseen(3, rows), [0.3, 0.2, -0.1])
+    assert torch.equal(first.trust[[4, 0, 2]], expected)
+    assert first.trust[[1, 3]].tolist() == [0.0, 0.0]
+    second = after(rows[:2], [1, 4], first, [0.4, 0.1])
+    expected = alone(rows[:2], first._replace(trust=first.trust[[1, 4]]), [0.4, 0.1])
+    assert torch.equal(second.trust[[1, 4]], expected)
+    assert torch.equal(second.trust[[0, 2, 3]], first.trust[[0, 2, 3]])
+
+
+def test_trust_needs_the_workers_own_rows():
+    trusting = Recurrent(gate=True, worker_order="trust", trust_decay=0.9)
+    PreAggregated([NearestNeighborMixing(2)], trusting).check(10)
+    PreAggregated([Bucketing(2)], Recurrent(gate=True, worker_order="trust")).check(10)
+    with pytest.raises(
+        SettingError, match="remembers workers and needs a row of each, but the steps leave 5 rows"
+    ):
+        PreAggregated([Bucketing(2)], trusting).check(10)
 
 
 def quadratic(start):
@@ -524,12 +587,17 @@ def test_bad_weights_are_told(tmp_path):
         tmp_path / "tensors.safetensors",
         {"architecture": json.dumps(Recurrent().architecture)},
     )
+    for name, settings in (("brace", "{"), ("list", "[1]"), ("null", '{"momenta": null}')):
+        save_file({"a": torch.zeros(2)}, tmp_path / f"{name}.safetensors", {"architecture": settings})
     for name, message in (
         ("missing", "must be an existing file"),
         ("short", "complete safetensors file"),
         ("text", "complete safetensors file"),
         ("other", "lacks its settings"),
         ("tensors", "do not fit"),
+        ("brace", "lacks its settings"),
+        ("list", "lacks its settings"),
+        ("null", "lacks its settings"),
     ):
         with pytest.raises(SettingError, match=message):
             Recurrent(weights=str(tmp_path / f"{name}.safetensors"))
@@ -546,6 +614,14 @@ def test_bad_weights_are_told(tmp_path):
         ({"cell": "rnn"}, "cell"),
         ({"trust_decay": 1.1}, "trust_decay must be in [0, 1], got 1.1"),
         ({"trust_margin": 1.0}, "trust_margin must be in [0, 1), got 1.0"),
+        (
+            {"trust_decay": 0.9},
+            "trust_decay needs gate true, loss_information true or worker_order trust, got 0.9",
+        ),
+        (
+            {"trust_margin": 0.5},
+            "trust_margin needs gate true, loss_information true or worker_order trust, got 0.5",
+        ),
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
