@@ -56,8 +56,18 @@ class _Writer(ExperimentWriter):
             self.metrics_keys = list(reader.fieldnames or [])
             # A kill may have cut the last row short.
             rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]
-        rows = [row for row in rows if resume_step is None or int(row["step"]) < resume_step]
-        self._replace(rows)
+        self._replace([row for row in rows if resume_step is None or _is_before(row, resume_step)])
+
+    def save(self) -> None:
+        """Append the rows, under the header that the file has by now: a test of the running training may have widened it."""
+        if self.metrics and os.path.exists(self.metrics_file_path):
+            with open(self.metrics_file_path, newline="") as file:
+                header = next(csv.reader(file), [])
+            missing = [key for key in self.metrics_keys if key not in header]
+            self.metrics_keys = header + missing
+            if missing:
+                self._rewrite_with_new_header(self.metrics_keys)
+        super().save()
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         aside = f"{self.metrics_file_path}.writing"
@@ -75,3 +85,9 @@ class _Writer(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's writer would delete the file here."""
+
+
+def _is_before(row: dict[str, Any], resume_step: int) -> bool:
+    """Whether a row is of what a run that resumes has done; a test's step is the number of rounds done, one more than the last's."""
+    tested = any(value for name, value in row.items() if name.startswith("test/"))
+    return int(row["step"]) < resume_step + tested

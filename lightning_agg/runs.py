@@ -58,13 +58,15 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     )
     number = versions[-1][0] + 1 if versions else 0
     if ckpt_path is None and subcommand == "fit":
-        return _claim(Run(root / f"version_{number}"))
+        return _claim(Run(root / f"version_{number}"), subcommand)
     if ckpt_path not in (None, "last", "best"):
         path = Path(str(ckpt_path))
         folder = path.resolve().parent.parent
         step = read_checkpoint(path)["global_step"]
         home = next((version for _, version in versions if version.resolve() == folder), None)
-        return Run(home, path, step) if home else _claim(Run(root / f"version_{number}", path, step))
+        return (
+            Run(home, path, step) if home else _claim(Run(root / f"version_{number}", path, step), subcommand)
+        )
     name = ckpt_path or "last"
     # A test of somebody else's checkpoint has a folder, too, but nothing was trained there.
     trained = [
@@ -79,17 +81,20 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     require(
         subcommand == "fit" and name == "last",
         f"ckpt_path must name a checkpoint: there is no {path} (ckpt_path = {name}); run fit first, or give the"
-        " checkpoint's file, or the run's folder as trainer.default_root_dir.",
+        " checkpoint's file, or the folder that holds the run's version_N as trainer.default_root_dir.",
     )
     # Killed before its first checkpoint: starting over is going on.
     return Run(newest)
 
 
-def _claim(run: Run) -> Run:
+def _claim(run: Run, subcommand: str) -> Run:
     """``run`` with its folder made, or with the next one that no other run that starts just now has made."""
     while getattr(rank_zero_only, "rank", 0) == 0:
         try:
             run.folder.mkdir(parents=True)
+            if subcommand == "fit":
+                # From now on the newest run is this one, wherever it is killed.
+                (run.folder / "checkpoints").mkdir()
             return replace(run, claimed=True)
         except FileExistsError:
             number = int(run.folder.name.removeprefix("version_")) + 1

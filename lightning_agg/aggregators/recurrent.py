@@ -199,13 +199,18 @@ class Recurrent(Aggregator):
         """``(M, d)`` -> minus the update ``(d,)``; remembers the network's states."""
         dtype, gradients = gradients.dtype, gradients.to(self.network.output.dtype)
         step, width = int(self.step), gradients.shape[1]
+        rows = len(gradients) if context.finite is None else len(context.finite)
+        pool_size = context.pool_size or rows
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
-            rows = len(gradients) if context.finite is None else len(context.finite)
-            self._carry(self.features.unseen(context.pool_size or rows, gradients))
+            self._carry(self.features.unseen(pool_size, gradients))
         require(
             self.state.shape[1] == width,
             f"Recurrent remembers d = {self.state.shape[1]} coordinates, got d = {width}: call reset() first.",
+        )
+        require(
+            len(self.trust) in (0, pool_size),
+            f"Recurrent remembers M = {len(self.trust)} workers, got M = {pool_size}: call reset() first, or go on with as many.",
         )
         seen = Seen(self.running, self.trust, self.momenta, self.search)
         features = self.features(gradients, context, seen, step)

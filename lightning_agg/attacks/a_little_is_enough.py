@@ -83,6 +83,10 @@ class ALittleIsEnough(LineAttack):
         if self.z is None and num_byzantine > 0:
             self.largest_z(pool_size, num_byzantine)
 
+    def check_round(self, pool_size: int, num_byzantine: int) -> None:
+        """As :meth:`check`."""
+        self.check(pool_size, num_byzantine)
+
     @staticmethod
     def largest_z(pool_size: int, num_byzantine: int) -> float:
         """The paper's z for f attackers among M workers.

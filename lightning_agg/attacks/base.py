@@ -73,6 +73,9 @@ class Attack(ABC):
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """Raise :class:`SettingError` if the attack is not defined for these numbers; called before training."""
 
+    def check_round(self, pool_size: int, num_byzantine: int) -> None:
+        """Likewise for a round in which only so many take part; called before training for all that may come."""
+
     def state_dict(self) -> dict[str, Any]:
         """What the attack remembers, as tensors, numbers and strings: part of every checkpoint."""
         return {}

@@ -69,6 +69,10 @@ class Disguise(Attack):
         """What the attack demands."""
         self.attack.check(pool_size, num_byzantine)
 
+    def check_round(self, pool_size: int, num_byzantine: int) -> None:
+        """What the attack demands."""
+        self.attack.check_round(pool_size, num_byzantine)
+
     def state_dict(self) -> dict[str, Any]:
         """What the attack remembers."""
         return self.attack.state_dict()

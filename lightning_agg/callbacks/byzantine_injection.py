@@ -11,8 +11,8 @@ from lightning_agg import seeding
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import VALIDATION_EPISODES, PoolCallback
-from lightning_agg.data.pool import RoundBatch
-from lightning_agg.errors import require
+from lightning_agg.data.pool import RoundBatch, num_participants
+from lightning_agg.errors import SettingError, require
 
 if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
@@ -100,6 +100,7 @@ class ByzantineInjection(PoolCallback):
                     f" {type(attack).__name__} with such settings.",
                 )
                 attack.check(pool_size, count)
+                _check_draws(attack, pool_size, count, getattr(pl_module, "participation", 1.0))
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.
                 attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
         require(
@@ -189,3 +190,18 @@ def require_one_injection(callbacks: Iterable[Any]) -> None:
         f"there must be one ByzantineInjection, got {found}: set its options under byzantine, not in"
         " trainer.callbacks.",
     )
+
+
+def _check_draws(attack: Attack, pool_size: int, count: int, participation: float) -> None:
+    """Require that ``attack`` is defined for every number of attackers that a round's draw of workers may hold."""
+    size = num_participants(pool_size, participation)
+    if size == pool_size:
+        return
+    for drawn in range(max(1, count - (pool_size - size)), min(count, size) + 1):
+        try:
+            attack.check_round(size, drawn)
+        except SettingError as error:
+            raise SettingError(
+                f"model.participation draws {size} of {pool_size} workers, up to {min(count, size)} of them attackers, for"
+                f" which byzantine.attack is not defined: {error}"
+            ) from error

@@ -44,7 +44,9 @@ class RunRecord(SaveConfigCallback):
         """Write the configuration, and show it in TensorBoard."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, self.folder / self.config_filename, skip_none=False, overwrite=True)
+            config = self.config.clone()
+            config.ckpt_path = None  # what was resumed is this run itself: its record begins another one
+            self.parser.save(config, self.folder / self.config_filename, skip_none=False, overwrite=True)
         for logger in _tensorboards(trainer):
             text = self.parser.dump(self.config, skip_none=False)
             logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))

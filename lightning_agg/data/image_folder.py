@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as V
 
@@ -15,9 +16,9 @@ from lightning_agg.errors import SettingError, require
 
 
 class ImageFolderPool(PoolDataModule):
-    """Your own images: a folder with one folder per class, of any format that Pillow reads.
+    """Your own images: a folder with one folder per class, of the formats of torchvision's ``ImageFolder`` (PNG, JPEG, ...).
 
-    Every image is read once, resized to a square, and kept in memory. A stratified ``test_fraction`` is held out as
+    Every image is read once, resized to a square, and kept in memory, with 8 bits a channel. A stratified ``test_fraction`` is held out as
     the test set. The usual sizes are a tenth of the rest for validation and a fiftieth for the public slice.
 
     Args:
@@ -66,7 +67,7 @@ class ImageFolderPool(PoolDataModule):
 
     def _index(self) -> ImageFolder:
         try:
-            return ImageFolder(str(self.root))
+            return ImageFolder(str(self.root), loader=_open)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SettingError(
                 f"data.root must be a folder with one folder of images per class (root = {self.root}): {error}"
@@ -82,3 +83,10 @@ class ImageFolderPool(PoolDataModule):
         if self.grayscale:
             image = V.rgb_to_grayscale(image)
         return image
+
+
+def _open(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut at 255
+            return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")

@@ -199,11 +199,16 @@ def _stack(steps: Sequence[Tensor]) -> Tensor:
     return steps[0][:, None] if len(steps) == 1 else torch.stack(list(steps), dim=1)
 
 
+def num_participants(pool_size: int, fraction: float) -> int:
+    """How many of the workers take part in a round: ``round(fraction * pool_size)``, at least one."""
+    return max(1, round(fraction * pool_size))
+
+
 def participants(pool_size: int, fraction: float, seed: int, index: int) -> tuple[int, ...]:
-    """The workers of round ``index``, ascending: ``round(fraction * pool_size)`` of them, at least one."""
+    """The workers of round ``index``, ascending: :func:`num_participants` of them."""
     if fraction == 1:
         return tuple(range(pool_size))
-    size = max(1, round(fraction * pool_size))
+    size = num_participants(pool_size, fraction)
     drawn = seeding.generator(seed, "participation", step=index).choice(pool_size, size, replace=False)
     return tuple(sorted(drawn.tolist()))
 

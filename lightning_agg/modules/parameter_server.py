@@ -15,7 +15,7 @@ from lightning_agg.aggregators import CoordinateMedian
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.attacks.context import AttackContext
-from lightning_agg.data.pool import RoundBatch
+from lightning_agg.data.pool import RoundBatch, num_participants
 from lightning_agg.errors import require
 from lightning_agg.gradients import local_update, worker_gradients
 from lightning_agg.losses import mean_loss
@@ -116,7 +116,7 @@ class ParameterServer(PoolModule):
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
         super().setup(stage)
-        self.aggregator.check(max(1, round(self.participation * self.pool_size)))
+        self.aggregator.check(num_participants(self.pool_size, self.participation))
         self.check_public_samples(self.aggregator)
         self.data.local_steps, self.data.participation = self.local_steps, self.participation
         self.data.episodes = None

@@ -1,7 +1,10 @@
 """Several processes give the bits of one."""
 
 import pytest
+import torch
 from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, metrics, run, start
+
+from lightning_agg.strategies import WorkerParallelStrategy
 
 TWO = ["--trainer.strategy=worker_parallel", "--trainer.devices=2"]
 OPTIONS = [
@@ -36,6 +39,22 @@ def test_two_processes_are_one(options, tmp_path):
     finish(start("fit", tmp_path / "two", *OPTIONS, *options, *TWO))
     assert_same_run(checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two"))
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+
+
+def test_the_mean_over_three_processes_is_exact():
+    """Of values that all have: (x + x + x) / 3 is another number for one x in eight."""
+    strategy = WorkerParallelStrategy()
+    values = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal((values + values + values) / 3, values)
+    assert torch.equal(strategy.reduce(values, reduce_op="mean"), values)
+
+
+def test_three_processes_are_one(tmp_path):
+    run("fit", tmp_path / "one", *OPTIONS)
+    three = ["--trainer.strategy=worker_parallel", "--trainer.devices=3"]
+    finish(start("fit", tmp_path / "three", *OPTIONS, *three))
+    assert_same_run(checkpoint(tmp_path / "one"), checkpoint(tmp_path / "three"))
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "three")
 
 
 def test_processes_may_change_on_resume(tmp_path):

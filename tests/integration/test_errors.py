@@ -73,6 +73,11 @@ KRUM = ["--model.aggregator=Krum"]
         (["--trainer.enable_checkpointing=false"], "trainer.enable_checkpointing must not be false"),
         (["--model.momentum=1"], "model.momentum must be in [0, 1), got 1"),
         (["--model.local_steps=0"], "model.local_steps must be at least 1, got 0"),
+        (
+            ["--byzantine.attack=ALittleIsEnough", "--model.participation=0.5"],
+            "model.participation draws 5 of 10 workers, up to 3 of them attackers, for which byzantine.attack is not"
+            " defined: ALittleIsEnough.z must be given",
+        ),
         (["--model.participation=0"], "model.participation must be in (0, 1], got 0"),
         (["--trainer.max_steps=-1"], "trainer.max_steps must be set, to the number of rounds"),
         (["--checkpoint.every_n_rounds=0"], "checkpoint.every_n_rounds must be at least 1, got 0"),

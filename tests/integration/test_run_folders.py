@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from runs import checkpoint, finish, run, start
 
 from lightning_agg.errors import SettingError
@@ -68,3 +69,13 @@ def test_double_precision(rule, tmp_path):
     options = [f"--model.aggregator={rule[0]}", *rule[1:], "--trainer.precision=64-true"]
     run("fit", tmp_path, *options, "--trainer.max_steps=2")
     assert checkpoint(tmp_path)["state_dict"]["model.1.weight"].dtype == torch.float64
+
+
+def test_the_record_of_a_resumed_run_begins_another(tmp_path):
+    run("fit", tmp_path, "--trainer.max_steps=2")
+    run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last")
+    record = tmp_path / "version_0" / "config.yaml"
+    settings = yaml.safe_load(record.read_text())
+    assert (settings["ckpt_path"], settings["trainer"]["max_steps"]) == (None, 4)
+    run("fit", tmp_path, config=str(record))
+    assert checkpoint(tmp_path, version=1)["global_step"] == 4

@@ -1,5 +1,7 @@
 """The metrics file of a run that goes on."""
 
+import csv
+
 from lightning_agg.csv_logger import ResumableCSVLogger
 
 
@@ -33,3 +35,36 @@ def test_a_row_written_ahead_is_there_at_once_and_once(tmp_path):
     run.log_metrics({"b": 1.0}, step=0)
     run.save()
     assert path.read_text().split() == ["a,b,step", "nan,,0", ",1.0,0"]
+
+
+def test_a_test_of_a_running_training_widens_its_table(tmp_path):
+    training = logger(tmp_path)
+    training.log_metrics({"b": 0.0}, step=0)
+    training.save()
+    tested = logger(tmp_path)
+    tested.log_metrics({"test/a": 5.0}, step=1)
+    tested.save()
+    training.log_metrics({"b": 1.0}, step=1)
+    training.save()
+    training.log_metrics({"a": 2.0, "b": 2.0}, step=2)
+    training.save()
+    with (tmp_path / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = [{name: float(value) for name, value in row.items() if value} for row in rows]
+    assert found == [
+        {"b": 0.0, "step": 0},
+        {"test/a": 5.0, "step": 1},
+        {"b": 1.0, "step": 1},
+        {"a": 2.0, "b": 2.0, "step": 2},
+    ]
+
+
+def test_a_test_of_what_goes_on_stays(tmp_path):
+    first = logger(tmp_path)
+    for step, name in ((2, "a"), (3, "a"), (3, "test/a"), (4, "test/a")):
+        first.log_metrics({name: 1.0}, step=step)
+        first.save()
+    logger(tmp_path, resume_step=3).experiment  # noqa: B018  opening the file
+    with (tmp_path / "version_0" / "metrics.csv").open() as file:
+        rows = [(row["step"], row["a"], row["test/a"]) for row in csv.DictReader(file)]
+    assert rows == [("2", "1.0", ""), ("3", "", "1.0")]

@@ -203,6 +203,9 @@ def test_images_of_the_user(tmp_path):
     assert len(data.val) == 4
     bright = data.test.images.float().mean(dim=(1, 2, 3)) > 128
     assert torch.equal(bright.long(), data.test.labels)
+    deep = ImageFolderPool(str(tmp_path))
+    Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "16 bits.png")
+    assert deep._read(deep._index(), str(tmp_path / "16 bits.png")).unique().tolist() == [100]
     assert ready(ImageFolderPool(str(tmp_path), grayscale=True, batch_size=2)).sample_shape == (1, 32, 32)
 
 

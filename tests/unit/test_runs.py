@@ -43,6 +43,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
         locate(tmp_path, "test", None)
 
 
+def test_a_run_killed_before_it_begins_is_the_newest(tmp_path):
+    make(tmp_path, 0, "last")
+    killed = locate(tmp_path, "fit", None)
+    assert killed.folder == tmp_path / "version_1"
+    assert locate(tmp_path, "fit", "last") == Run(killed.folder)
+    killed.discard()  # refused, not killed: the run before is the newest again
+    assert locate(tmp_path, "fit", "last").folder == tmp_path / "version_0"
+
+
 def test_a_file_belongs_to_the_run_it_lies_in(tmp_path):
     folder = make(tmp_path, 0, "best", step=3)
     make(tmp_path, 1, "last")

@@ -234,6 +234,15 @@ def test_trust_is_in_workers_not_in_rows(trust):
     assert torch.equal(second.trust[[0, 2, 3]], first.trust[[0, 2, 3]])
 
 
+def test_another_pool_is_told():
+    rule = Recurrent(gate=True, worker_order="trust", trust_decay=0.9, trust="peers")
+    rule(torch.ones(10, 3))
+    with pytest.raises(SettingError, match="remembers M = 10 workers, got M = 12"):
+        rule(torch.ones(12, 3))
+    rule.reset()
+    rule(torch.ones(12, 3))
+
+
 def test_trust_needs_the_workers_own_rows():
     trusting = Recurrent(gate=True, worker_order="trust", trust_decay=0.9)
     PreAggregated([NearestNeighborMixing(2)], trusting).check(10)
