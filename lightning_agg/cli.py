@@ -115,6 +115,10 @@ class PoolCLI(LightningCLI):
             "trainer.max_steps must be set, to the number of rounds (or max_epochs, or max_time): without an end"
             " training goes on for ever (max_steps = -1, max_epochs = -1, max_time = null).",
         )
+        require(
+            config.val_check_interval is None or config.val_check_interval > 0,
+            f"trainer.val_check_interval must be above 0, got {config.val_check_interval}.",
+        )
         listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         # Before the Trainer counts its stateful callbacks, in words of its own.
         require_one_injection([*listed, self._get(self.config_init, "byzantine")])

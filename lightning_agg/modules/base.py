@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -153,21 +154,28 @@ class PoolModule(L.LightningModule, ABC):
         """What ``configure_optimizers`` returns for ``parameters``: optimizer and schedule.
 
         Raises:
-            SettingError: If the optimizer does not accept its values.
+            SettingError: If optimizer or schedule do not accept their values.
         """
         try:
             optimizer = self.make_optimizer(parameters)
         except ValueError as error:
             raise SettingError(f"model.optimizer must be given values that it accepts: {error}.") from error
+        require(
+            not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam),
+            "model.optimizer must take dense gradients and no closure, as a round evaluates the gradients once, got"
+            f" {type(optimizer).__name__}.",
+        )
         if self.make_lr_scheduler is None:
             return optimizer
-        return [optimizer], [self.make_lr_scheduler(optimizer)]
+        with _told_of_the_schedule():
+            return [optimizer], [self.make_lr_scheduler(optimizer)]
 
     def advance_schedule(self) -> None:
         """Count a training step."""
         scheduler: Any = self.lr_schedulers()
         if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()
+            with _told_of_the_schedule():
+                scheduler.step()
 
     def advance_plateau(self) -> None:
         """Show a validation of the training to a schedule that waits for one."""
@@ -254,3 +262,12 @@ class PoolModule(L.LightningModule, ABC):
     def resizable(self) -> list[str]:
         """Names in the state dict whose size is only known once they have been used."""
         return []
+
+
+@contextmanager
+def _told_of_the_schedule() -> Iterator[None]:
+    """Name the setting in what a schedule of torch raises, at once or in a later step."""
+    try:
+        yield
+    except (ValueError, ZeroDivisionError) as error:
+        raise SettingError(f"model.lr_scheduler must be given values that it accepts: {error}.") from error

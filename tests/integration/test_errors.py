@@ -78,6 +78,19 @@ KRUM = ["--model.aggregator=Krum"]
             "model.participation draws 5 of 10 workers, up to 3 of them attackers, for which byzantine.attack is not"
             " defined: ALittleIsEnough.z must be given",
         ),
+        (["--model.optimizer=LBFGS"], "model.optimizer must take dense gradients and no closure"),
+        (
+            ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=0"],
+            "model.lr_scheduler must be given values that it accepts",
+        ),
+        (
+            [
+                "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                "--model.lr_scheduler.factor=2",
+            ],
+            "model.lr_scheduler must be given values that it accepts: Factor should be < 1.0",
+        ),
+        (["--trainer.val_check_interval=0"], "trainer.val_check_interval must be above 0, got 0"),
         (["--model.participation=0"], "model.participation must be in (0, 1], got 0"),
         (["--trainer.max_steps=-1"], "trainer.max_steps must be set, to the number of rounds"),
         (["--checkpoint.every_n_rounds=0"], "checkpoint.every_n_rounds must be at least 1, got 0"),
