@@ -198,6 +198,11 @@ class PoolDataModule(L.LightningDataModule, ABC):
         return val_size, public_size
 
     def _check_shards(self, sizes: list[int]) -> None:
+        require(
+            len(sizes) == self.pool_size,
+            f"data.partitioner must give one shard to each of data.pool_size = {self.pool_size} workers, got"
+            f" {len(sizes)} of {type(self.partitioner).__name__}.",
+        )
         worker = int(np.argmin(sizes))
         require(
             self.batch_size == "full" or sizes[worker] >= self.batch_size,

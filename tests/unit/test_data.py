@@ -19,7 +19,7 @@ from lightning_agg.data.base import stratified_order
 from lightning_agg.data.images import EvaluationBatches, crop_and_flip
 from lightning_agg.data.pool import block, participants
 from lightning_agg.errors import SettingError
-from lightning_agg.partitioners import QuantitySkew
+from lightning_agg.partitioners import IID, QuantitySkew
 from lightning_agg.seeding import generator
 
 real_files = pytest.mark.skipif(
@@ -91,6 +91,17 @@ def test_an_epoch_uses_each_sample_once():
     assert not np.array_equal(
         seen, np.concatenate([pool._indices(1, batches + step) for step in range(batches)])
     )
+
+
+def test_a_shard_for_every_worker(monkeypatch):
+    split = IID.split
+    monkeypatch.setattr(
+        IID, "split", lambda self, labels, pool_size, rng: split(self, labels, pool_size // 2, rng)
+    )
+    with pytest.raises(
+        SettingError, match=r"one shard to each of data\.pool_size = 10 workers, got 5 of IID"
+    ):
+        ready(DigitsPool(pool_size=10, batch_size=4))
 
 
 def test_full_batches_are_the_padded_shards():
