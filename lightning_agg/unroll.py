@@ -124,17 +124,15 @@ def advance(
         now: Where the tasks are.
         second_order: Whether inputs and factors keep their graphs.
     """
-    if torch.is_autocast_enabled(now.parameters.device.type):
-        with full_precision(now.parameters):
-            return advance(aggregator, received, now, second_order)
-    with torch.set_grad_enabled(second_order):
-        inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
-    if torch.is_grad_enabled():
-        outputs, memory = aggregator.network(inputs, now.memory)
-    else:
-        outputs, memory = aggregator.network.step_(inputs, now.memory), now.memory
-    if aggregator.features.line_search:
-        factors, seen = _searched(aggregator, received, now, factors, outputs, seen)
+    with full_precision(now.parameters):
+        with torch.set_grad_enabled(second_order):
+            inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
+        if torch.is_grad_enabled():
+            outputs, memory = aggregator.network(inputs, now.memory)
+        else:
+            outputs, memory = aggregator.network.step_(inputs, now.memory), now.memory
+        if aggregator.features.line_search:
+            factors, seen = _searched(aggregator, received, now, factors, outputs, seen)
     moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
     after = replace(
         now,

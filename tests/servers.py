@@ -6,11 +6,14 @@ from lightning_agg.aggregators import Mean
 from lightning_agg.modules import ParameterServer
 
 
-def fit(rounds, data, callbacks=(), **settings):
-    server = ParameterServer(**{"aggregator": Mean(), "gradient_samples": 0, **settings})
-    trainer = L.Trainer(
+def quiet_trainer(rounds, callbacks=()):
+    return L.Trainer(
         max_steps=rounds, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=list(callbacks), limit_val_batches=0, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(server, datamodule=data)
+
+
+def fit(rounds, data, callbacks=(), **settings):
+    server = ParameterServer(**{"aggregator": Mean(), "gradient_samples": 0, **settings})
+    quiet_trainer(rounds, callbacks).fit(server, datamodule=data)
     return server

@@ -63,6 +63,7 @@ class PreAggregated(Aggregator):
         self.steps = nn.ModuleList(steps)
         self.aggregator = aggregator
         self.public_samples = aggregator.public_samples
+        self.remembers_workers = aggregator.remembers_workers
         self.equivariance = _equivariance({step.equivariance for step in steps}, aggregator.equivariance)
 
     def check(self, pool_size: int) -> None:
@@ -134,9 +135,8 @@ class PreAggregated(Aggregator):
     def _after(made: Tensor, rows: Tensor, context: Context) -> tuple[Tensor, Context]:
         """Rows that a step made of ``rows``, without those that overflowed, and the context for them."""
         if len(made) != len(rows):
-            context = replace(
-                context, finite=None, workers=None, pool_size=None
-            )  # no longer the workers' rows
+            # The rows are no longer the workers'.
+            context = replace(context, finite=None, workers=None, pool_size=None)
         return drop_nonfinite(made, context)
 
 

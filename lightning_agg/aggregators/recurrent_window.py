@@ -68,7 +68,11 @@ class Window:
         self.output = network.output.detach()
         self.output_bias = network.output_bias.detach()
         parts = zip(network.from_input, network.from_hidden, network.bias, strict=True)
-        self.weights = [self._packed(*(part.detach() for part in layer)) for layer in parts]
+        self.plain = [self._packed(*(part.detach() for part in layer)) for layer in parts]
+        self.weights = [weights.clone() for weights in self.plain]
+        if self.lstm:
+            for weights in self.weights:
+                weights[3 * self.size :] *= 2  # tanh(z) = 2 sigmoid(2z) - 1: one sigmoid for all gates
         self.output_sum = torch.zeros_like(self.output)
         self.output_bias_sum = torch.zeros_like(self.output_bias)
         self.sums = [torch.zeros_like(weights.T) for weights in self.weights]
@@ -92,8 +96,7 @@ class Window:
     @torch.inference_mode()
     def forward(self, inputs: Sequence[Tensor], memory: Tensor) -> None:
         """Run the network on K inputs ``(n, c)``, from ``(state_size, c)``."""
-        if memory.shape[1] != self.steps[0][0].rows.shape[1]:
-            self.steps = self._steps(memory.shape[1])
+        self._fit(memory.shape[1])
         before = [part for step in self.steps[0] for part in step.before]
         for part, value in zip(before, memory.chunk(len(before)), strict=True):
             part.copy_(value)
@@ -108,8 +111,7 @@ class Window:
     @torch.inference_mode()
     def once(self, inputs: Tensor, memory: Tensor, output: Tensor) -> None:
         """One round of ``(n, c)`` inputs: writes the output ``(c,)``, and the memory ``(state_size, c)`` in place."""
-        if memory.shape[1] != self.steps[0][0].rows.shape[1]:
-            self.steps = self._steps(memory.shape[1])
+        self._fit(memory.shape[1])
         apply = _lstm if self.lstm else _gru
         x, states = inputs, memory.chunk(len(self.weights))
         for weights, step, state in zip(self.weights, self.steps[0], states, strict=True):
@@ -127,9 +129,8 @@ class Window:
     def backward(self, cotangents: Tensor) -> None:
         """Add up the gradient of the sum of ``cotangents`` ``(K, c)`` times the outputs, after :meth:`forward`."""
         apply = _lstm_backward if self.lstm else _gru_backward
-        plain = [self._undoubled(weights) for weights in self.weights]
-        to_input = [weights[:, : -self.size - 1].T.contiguous() for weights in plain]
-        to_hidden = [weights[:, -self.size - 1 : -1].T.contiguous() for weights in plain]
+        to_input = [weights[:, : -self.size - 1].T.contiguous() for weights in self.plain]
+        to_hidden = [weights[:, -self.size - 1 : -1].T.contiguous() for weights in self.plain]
         by_state = [tuple(torch.zeros_like(part) for part in step.before) for step in self.steps[0]]
         by_gates = self._gates(torch.empty_like(self.steps[0][0].gates.all))
         scratch = torch.empty_like(by_state[0][0])
@@ -142,9 +143,9 @@ class Window:
             self.output_sum.addmm_(by_outputs, steps[-1].after[0].T)
             self.output_bias_sum.add_(by_outputs.sum(dim=1, keepdim=True))
             for layer in range(len(steps) - 1, -1, -1):
-                by_hidden = by_state[layer][0]
                 apply(steps[layer], by_state[layer], by_gates, scratch)
-                by_hidden.addmm_(to_hidden[layer], by_gates.all, beta=0 if self.lstm else 1)
+                # A GRU's hidden units pass on a part of themselves; of an LSTM's, what is here is used up.
+                by_state[layer][0].addmm_(to_hidden[layer], by_gates.all, beta=0 if self.lstm else 1)
                 if layer > 0:
                     by_state[layer - 1][0].addmm_(to_input[layer], by_gates.all)
                 # Transposed, it takes a quarter less time.
@@ -170,21 +171,18 @@ class Window:
 
     def _packed(self, from_input: Tensor, from_hidden: Tensor, bias: Tensor) -> Tensor:
         """All weights of a layer, ``(4H, n + H + 1)``."""
-        if self.lstm:
-            weights = torch.cat([from_input, from_hidden, bias], dim=1)
-            weights[3 * self.size :] *= 2  # tanh(z) = 2 sigmoid(2z) - 1: one sigmoid for all gates
-            return weights
         whole = torch.cat([from_input, from_hidden, bias], dim=1)
+        if self.lstm:
+            return whole
         of_hidden = slice(-self.size - 1, -1)
         proposal, hidden_part = whole[2 * self.size :].clone(), torch.zeros_like(whole[2 * self.size :])
         hidden_part[:, of_hidden] = proposal[:, of_hidden]
         proposal[:, of_hidden] = 0
         return torch.cat([whole[: 2 * self.size], proposal, hidden_part])
 
-    def _undoubled(self, weights: Tensor) -> Tensor:
-        if not self.lstm:
-            return weights
-        return torch.cat([weights[: 3 * self.size], weights[3 * self.size :] / 2])
+    def _fit(self, width: int) -> None:
+        if width != self.steps[0][0].rows.shape[1]:
+            self.steps = self._steps(width)
 
     def _gates(self, gates: Tensor) -> _Gates:
         return _Gates(gates, gates[: (3 if self.lstm else 2) * self.size], gates.chunk(4))

@@ -100,7 +100,7 @@ class ByzantineInjection(PoolCallback):
                     f" {type(attack).__name__} with such settings.",
                 )
                 attack.check(pool_size, count)
-                _check_draws(attack, pool_size, count, getattr(pl_module, "participation", 1.0))
+                _check_draws(attack, pool_size, count, pl_module.participation)
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.
                 attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
         require(

@@ -51,6 +51,9 @@ class PoolModule(L.LightningModule, ABC):
     validates_episodes: bool = False
     """Whether validation and test play whole trainings, with attackers."""
 
+    participation: float = 1.0
+    """Fraction of the workers that takes part in a round."""
+
     monitored: str
     """The figure of a validation on which ``ReduceLROnPlateau`` looks."""
 

@@ -93,10 +93,12 @@ class PoolProblem(InnerProblem):
         honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
         if learner.log_loss:
             honest_gradient, honest_loss = honest_gradient / honest_loss.detach(), honest_loss.log()
-        return Round(sent * scaling, honest_gradient, honest_loss, _scaled(context, scaling), scaling)
+        if isinstance(scaling, Tensor):
+            sent, context = sent * scaling, _scaled(context, scaling)
+        return Round(sent, honest_gradient, honest_loss, context, scaling)
 
 
-def _scaled(context: Context, scaling: Tensor | float) -> Context:
+def _scaled(context: Context, scaling: Tensor) -> Context:
     """What a server knows that sees x instead of θ = scaling * x."""
     parameters, losses, gradient = context.parameters, context.public_losses, context.public_gradient
     assert parameters is not None

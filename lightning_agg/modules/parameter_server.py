@@ -254,16 +254,12 @@ class ParameterServer(PoolModule):
         return moved
 
     def _context(self, index: int, workers: Sequence[int]) -> Context:
-        whole = len(workers) == self.pool_size
-        return server_context(
-            self.model,
-            self.data.public,
-            partial(flat.flatten, self.trainable),
-            index,
-            self.seed,
-            pool_size=self.pool_size,
-            workers=None if whole else torch.tensor(workers, device=self.device),
+        context = server_context(
+            self.model, self.data.public, partial(flat.flatten, self.trainable), index, self.seed
         )
+        whole = len(workers) == self.pool_size
+        indices = None if whole else torch.tensor(workers, device=self.device)
+        return replace(context, pool_size=self.pool_size, workers=indices)
 
     def _descend(self, aggregate: Tensor) -> None:
         flat.set_gradients(self.trainable, aggregate)

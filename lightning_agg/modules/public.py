@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +16,15 @@ from lightning_agg.losses import mean_loss
 
 
 def server_context(
-    model: nn.Module,
-    public: LabelledImages,
-    parameters: Callable[[], Tensor],
-    index: int,
-    seed: int,
-    **known: Any,
+    model: nn.Module, public: LabelledImages, parameters: Callable[[], Tensor], index: int, seed: int
 ) -> Context:
-    """The context of round ``index``, with what else is ``known``; its public samples are drawn anew from (seed, index)."""
+    """The context of round ``index``; its public samples are drawn anew from (seed, index)."""
     return Context(
         round=index,
         seed=seed,
         parameters=parameters,
         public_losses=partial(_losses, model, public, seed, index),
         public_gradient=partial(_gradient, model, public, seed, index, parameters),
-        **known,
     )
 
 

@@ -3,10 +3,9 @@
 import json
 import re
 
-import lightning as L
 import pytest
 from runs import ROOT, assert_same_run, checkpoint, metrics, run
-from servers import fit
+from servers import fit, quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.aggregators import Recurrent
@@ -130,12 +129,8 @@ def test_mixed_precision_is_the_models_alone(estimator, tmp_path):
 
 def test_the_pool_serves_a_parameter_server_afterwards():
     data = DigitsPool(pool_size=4, batch_size=8)
-    options = {
-        "max_steps": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "limit_val_batches": 0,
-        "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
-    }  # fmt: skip
     learner = MetaLearner(Recurrent(slots=4), horizon=2, truncation_length=2)
-    L.Trainer(**options).fit(learner, datamodule=data)
+    quiet_trainer(1).fit(learner, datamodule=data)
     server = fit(2, data)
     assert server.trainer.global_step == 2
 

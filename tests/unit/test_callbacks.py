@@ -20,6 +20,7 @@ SERVER = SimpleNamespace(
     log_pool=lambda values, batch: None,
     rounds_in_order=True,
     validates_episodes=False,
+    participation=1.0,
     tell_attackers=lambda context: replace(context, aggregate=TrimmedMean(1).trial),
 )
 
@@ -135,7 +136,9 @@ def test_random_rows_do_not_depend_on_who_else_attacks():
 
 
 def test_an_attack_that_remembers_needs_rounds_in_order():
-    learner = SimpleNamespace(num_classes=10, pool_size=6, rounds_in_order=False, validates_episodes=False)
+    learner = SimpleNamespace(
+        num_classes=10, pool_size=6, rounds_in_order=False, validates_episodes=False, participation=1.0
+    )
     callback = ByzantineInjection(Mimic(warmup=3), 2, seed=0)
     with pytest.raises(SettingError, match=r"must not remember earlier rounds in SimpleNamespace, got Mimic"):
         callback.setup(SimpleNamespace(callbacks=[callback]), learner, "fit")

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import lightning as L
 import pytest
 import torch
+from servers import quiet_trainer
 from torch import nn
 
 from lightning_agg.aggregators import Context, recurrent_network
@@ -49,11 +49,7 @@ def learner(settings, num_tasks=2, byzantine=1, seed=0, data=None, **more):
         seed=seed,
         **more,
     )
-    trainer = L.Trainer(
-        max_steps=0, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False,
-        callbacks=[ByzantineInjection(SignFlip(), byzantine, seed=seed)],
-    )  # fmt: skip
+    trainer = quiet_trainer(0, [ByzantineInjection(SignFlip(), byzantine, seed=seed)])
     trainer.fit(
         module, datamodule=DigitsPool(**{"pool_size": 4, "batch_size": 8, "seed": seed, **(data or {})})
     )

@@ -251,6 +251,8 @@ def test_trust_needs_the_workers_own_rows():
         SettingError, match="remembers workers and needs a row of each, but the steps leave 5 rows"
     ):
         PreAggregated([Bucketing(2)], trusting).check(10)
+    with pytest.raises(SettingError, match="remembers workers"):
+        PreAggregated([Bucketing(2)], PreAggregated([NearestNeighborMixing(1)], trusting)).check(10)
 
 
 def quadratic(start):
