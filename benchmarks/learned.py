@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from reports import header, row, spread, write_report
 from torch.optim.lr_scheduler import LambdaLR
 from training_runs import Marks, Trainings, fitted, quiet_trainer
@@ -115,7 +116,8 @@ MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
 class Run:
     """One training.
 
-    ``rule`` is a class name, that of shipped weights, or ``untrained`` and the latter: their settings with new weights.
+    ``rule`` is a class name, that of shipped weights (with settings that differ from theirs: ``NAME,setting=value``), or
+    ``untrained`` and the latter: their settings with new weights.
     ``classes`` is a subset of the labels.
     """
 
@@ -156,7 +158,8 @@ class Run:
             settings, _ = read_weights(pretrained.locate(self.rule.removeprefix(UNTRAINED)))
             torch.manual_seed(0)
             return Recurrent(**settings)
-        return Recurrent(weights=self.rule)
+        weights, *changes = self.rule.split(",")
+        return Recurrent(weights=weights, **yaml.safe_load("{" + ", ".join(changes).replace("=", ": ") + "}"))
 
 
 @cache
@@ -203,7 +206,7 @@ Column = TypeVar("Column", int, float)
 
 def _beside_untrained(learned: list[str]) -> list[str]:
     """The learned aggregators, and the settings without the training of those that follow momenta from the start."""
-    settings = {name: read_weights(pretrained.locate(name))[0] for name in learned}
+    settings = {name: read_weights(pretrained.locate(name.split(",")[0]))[0] for name in learned}
     return [
         *learned,
         *(UNTRAINED + name for name in learned if settings[name]["momenta"] and "arnn" not in name),
@@ -544,7 +547,7 @@ def main() -> None:
     parser.add_argument(
         "--learned",
         nargs="*",
-        help="shipped weights, those of the data when not given",
+        help="shipped weights, those of the data when not given; NAME,setting=value,... with other settings",
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each cell")
     parser.add_argument("--processes", type=int, default=1, help="runs at the same time")

@@ -9,8 +9,8 @@ from torch import Tensor
 from lightning_agg.errors import require
 
 _NO_PUBLIC_DATA = (
-    "the aggregator needs losses on the server's public data: data.public_size must be at least the aggregator's"
-    " num_samples (public_size = 0), or, in your own loop, pass a Context with parameters and public_losses."
+    "the aggregator needs the server's public data: data.public_size must be at least the aggregator's num_samples"
+    " (public_size = 0), or, in your own loop, pass a Context with parameters, public_losses and public_gradient."
 )
 
 
@@ -54,6 +54,16 @@ class Context:
         require(self.parameters is not None and self.public_losses is not None, _NO_PUBLIC_DATA)
         assert self.parameters is not None
         return self.parameters()
+
+    def gradient(self, num_samples: int) -> Tensor:
+        """Gradient on the public samples of this round, ``(d,)``.
+
+        Raises:
+            SettingError: If the server has no public data.
+        """
+        require(self.public_gradient is not None, _NO_PUBLIC_DATA)
+        assert self.public_gradient is not None
+        return self.public_gradient(num_samples)
 
     def losses(self, vectors: Tensor, num_samples: int) -> Tensor:
         """Mean loss at each of the parameter vectors ``(K, d)`` on the public samples of this round, ``(K,)``.

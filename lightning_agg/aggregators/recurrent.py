@@ -33,7 +33,7 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``line_search``) and of trust (``trust``, ``trust_margin``,
-    ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -44,7 +44,7 @@ class Recurrent(Aggregator):
         order the rows after it move up.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units; where losses are asked for, M + 1 forward passes on ``num_samples``
-    images too, and two for the line search.
+    images too, two for the line search, and a gradient on them for the direction.
 
     Breakdown: none is proved; docs/learned_attacked.md measures it.
 
@@ -85,6 +85,12 @@ class Recurrent(Aggregator):
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
             is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
+        direction_decay: Decay in [0, 1) of a running sum of the directions of the gradient on ``num_samples`` public samples. A worker
+            is then trusted no more than by the cosines of its rows with this sum, which add up by ``trust_decay``, too, and are
+            relative to the best worker's. FLTrust (Cao et al., NDSS 2021) takes those with one round's gradient; the sum over
+            rounds shows attacks that hide in what all rows share in the directions in which the training oscillates: LabelFlip,
+            ALIE with noise. 0 for none [0].
+        direction_margin: As ``trust_margin``, for these cosines [0].
         distrust_copies: Whether rows that are nearly the same are distrusted, as those of attackers who agree on what they send:
             of k that differ by at most a tenth of their length, each has :math:`1/k^2` of its weight by ``gate`` and of its
             trust, so that all together count for less than one. Not where all rows are nearly the same; those that are equal are
@@ -122,6 +128,8 @@ class Recurrent(Aggregator):
         trust: Trust | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
+        direction_decay: float | None = None,
+        direction_margin: float | None = None,
         distrust_copies: bool | None = None,
         momenta: list[float] | None = None,
         line_search: bool | None = None,
@@ -161,6 +169,8 @@ class Recurrent(Aggregator):
         self.register_buffer("state", torch.zeros(0))
         self.register_buffer("running", torch.zeros(0))
         self.register_buffer("trust", torch.zeros(0))
+        self.register_buffer("direction", torch.zeros(0))
+        self.register_buffer("agreement", torch.zeros(0))
         self.register_buffer("momenta", torch.zeros(0))
         self.register_buffer("search", torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -168,13 +178,15 @@ class Recurrent(Aggregator):
     state: Tensor
     running: Tensor
     trust: Tensor
+    direction: Tensor
+    agreement: Tensor
     momenta: Tensor
     search: Tensor
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
-        """Network states ``(state_size, d)``, running scale ``(d,)``, trust by worker, momenta ``(K, d)``, line search, rounds done."""
-        names = ("state", "running", "trust", "momenta", "search", "step")
+        """Network states ``(state_size, d)``, rounds done, and by name what :class:`Seen` carries."""
+        names = ("state", "running", "trust", "direction", "agreement", "momenta", "search", "step")
         return {name: getattr(self, name) for name in names}
 
     def reset(self) -> None:
@@ -212,7 +224,7 @@ class Recurrent(Aggregator):
             len(self.trust) in (0, pool_size),
             f"Recurrent remembers M = {len(self.trust)} workers, got M = {pool_size}: call reset() first, or go on with as many.",
         )
-        seen = Seen(self.running, self.trust, self.momenta, self.search)
+        seen = Seen(self.running, self.trust, self.direction, self.agreement, self.momenta, self.search)
         features = self.features(gradients, context, seen, step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
@@ -223,7 +235,7 @@ class Recurrent(Aggregator):
         return (-factor * move).to(dtype)
 
     def _carry(self, seen: Seen) -> None:
-        self.running, self.trust, self.momenta, self.search = seen
+        self.running, self.trust, self.direction, self.agreement, self.momenta, self.search = seen
 
     def step_size(self, step: int) -> float:
         """Factor of the update in round ``step`` of an episode, from 0."""

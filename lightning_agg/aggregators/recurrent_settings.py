@@ -35,6 +35,8 @@ ARCHITECTURE: dict[str, Any] = {
     "trust": "losses",
     "trust_decay": 0.0,
     "trust_margin": 0.0,
+    "direction_decay": 0.0,
+    "direction_margin": 0.0,
     "distrust_copies": False,
     "momenta": [],
     "line_search": False,
@@ -43,7 +45,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "decay_after", "batch_scaling",
-    "trust", "trust_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
+    "trust", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
@@ -106,17 +108,21 @@ def check_settings(settings: dict[str, Any]) -> None:
         require_choice(name, settings[name], get_args(choices))
     for name in ("trust_decay", "batch_scaling", "adaptivity"):
         require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
-    for name in ("trust_margin", "running_scale"):
+    for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     gated = settings["gate"]
     uses_trust = gated or settings["loss_information"] or settings["worker_order"] == "trust"
-    for name in ("trust_decay", "trust_margin"):
+    for name in ("trust_decay", "trust_margin", "direction_decay"):
         require(
             uses_trust or not settings[name],
             f"{name} needs gate true, loss_information true or worker_order trust, got {settings[name]} and none of them.",
         )
+    require(
+        settings["direction_decay"] > 0 or not settings["direction_margin"],
+        f"direction_margin needs a direction_decay above 0, got {settings['direction_margin']} and 0.",
+    )
     require(
         gated or not settings["batch_scaling"],
         "batch_scaling needs gate true: it is that of trusted workers, got false"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,12 +36,16 @@ class Seen(NamedTuple):
     Args:
         scale: ``(d,)`` running mean of the squared scale.
         trust: ``(M,)`` running sum of each worker's descents.
+        direction: ``(d,)`` running sum of the public gradient's directions.
+        agreement: ``(M,)`` running sum of each worker's cosines with it.
         momenta: ``(K, d)`` running means of the rows' centre.
         search: ``(1 + RECENT,)`` of the line search.
     """
 
     scale: Tensor
     trust: Tensor
+    direction: Tensor
+    agreement: Tensor
     momenta: Tensor
     search: Tensor
 
@@ -79,6 +84,8 @@ class WorkerFeatures:
     trust: Trust
     trust_decay: float
     trust_margin: float
+    direction_decay: float
+    direction_margin: float
     distrust_copies: bool
     momenta: list[float]
     line_search: bool
@@ -93,7 +100,7 @@ class WorkerFeatures:
     def public_samples(self) -> int:
         """Public samples that a round needs."""
         asks_for_losses = self.line_search or (self.trust == "losses" and self._asks_for_trust)
-        return self.num_samples if asks_for_losses else 0
+        return self.num_samples if asks_for_losses or self.direction_decay else 0
 
     @property
     def _asks_for_trust(self) -> bool:
@@ -104,6 +111,8 @@ class WorkerFeatures:
         return Seen(
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
+            like.new_zeros(like.shape[-1] if self.direction_decay else 0),
+            like.new_zeros(pool_size if self.trust_decay and self.direction_decay else 0),
             like.new_zeros(len(self.momenta), like.shape[-1]),
             line_search.begin(like) if self.line_search else like.new_zeros(0),
         )
@@ -112,7 +121,7 @@ class WorkerFeatures:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
             gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
-        trust, total = self._trust(gradients, context, seen.trust)
+        trust, seen = self._trust(gradients, context, seen)
         trust, weights, share = self._weighed(gradients, trust)
         rows = gradients
         if self.worker_order == "sorted":
@@ -139,30 +148,56 @@ class WorkerFeatures:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
-        return Features(
-            torch.cat(parts), share * self._evened(scale), Seen(running, total, momenta, seen.search)
-        )
+        seen = seen._replace(scale=running, momenta=momenta)
+        return Features(torch.cat(parts), share * self._evened(scale), seen)
 
-    def _trust(self, gradients: Tensor, context: Context, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Trust in each row's worker, relative to that in the best one, and the running sum of all workers."""
+    def _trust(self, gradients: Tensor, context: Context, seen: Seen) -> tuple[Tensor, Seen]:
+        """Trust in each row's worker, relative to that in the best one, and what the next round needs."""
         if not self._asks_for_trust:
-            return gradients.new_zeros(len(gradients)), total
-        sent = ... if context.workers is None else context.workers
-        present = ... if context.finite is None else context.finite
+            return gradients.new_zeros(len(gradients)), seen
         if self.trust == "peers":
-            before = self._beyond_margin(total[sent][present]) if self.trust_decay else None
-            trust = _agreement(gradients, before)
+            sent, present = _senders(context)
+            before = None
+            if self.trust_decay:
+                before = _beyond_margin(seen.trust[sent][present], self.trust_margin)
+            latest = _agreement(gradients, before)
         else:
-            trust = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
-            trust = trust.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
-        if self.trust_decay:
-            latest = torch.full_like(total[sent], -LARGEST_DESCENT)
-            latest[present] = trust
-            latest, total = self.trust_decay * total[sent] + latest, total.clone()
-            total[sent] = latest
-            trust = latest[present]
-        trust = self._beyond_margin(trust)
-        return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT), total
+            latest = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
+            latest = latest.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
+        trust, total = self._summed(latest, seen.trust, context, -LARGEST_DESCENT)
+        trust, seen = _relative(trust, self.trust_margin), seen._replace(trust=total)
+        if not self.direction_decay:
+            return trust, seen
+        latest, direction = self._cosines(gradients, context, seen.direction)
+        agreed, total = self._summed(latest, seen.agreement, context, -1.0)
+        trust = torch.minimum(trust, _relative(agreed, self.direction_margin))
+        return _relative(trust, 0.0), seen._replace(direction=direction, agreement=total)
+
+    def _summed(self, latest: Tensor, total: Tensor, context: Context, worst: float) -> tuple[Tensor, Tensor]:
+        """What a round says of each row's worker with what earlier ones said, and the running sum of all workers.
+
+        Of a worker whose row was dropped the round says the worst.
+        """
+        if not self.trust_decay:
+            return latest, total
+        sent, present = _senders(context)
+        said = torch.full_like(total[sent], worst)
+        said[present] = latest
+        sums, total = self.trust_decay * total[sent] + said, total.clone()
+        total[sent] = sums
+        return sums[present], total
+
+    def _cosines(self, gradients: Tensor, context: Context, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``(M, d)`` with the running sum of the public gradient's directions, and that sum after this round.
+
+        A stealthy attack is hidden in one round by what all gradients share in the directions in which the training
+        oscillates; these cancel in the sum, and what is left is where the training goes.
+        """
+        gradient = context.gradient(self.num_samples).to(gradients).nan_to_num(0.0, 0.0, 0.0)
+        length = torch.linalg.vector_norm(gradient)
+        direction = self.direction_decay * direction + gradient / _positive(length)
+        lengths = row_lengths(gradients) * torch.linalg.vector_norm(direction)
+        return (gradients @ direction / _positive(lengths)).to(gradients), direction
 
     def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """Trust in each row without that in copies, weights by the gate, and by how much the step follows their number."""
@@ -177,9 +212,6 @@ class WorkerFeatures:
         weights = weights / _positive(weights.max())
         number = _effective_number(weights, same)
         return trust, weights, (number / self.slots).clamp_max(1) ** self.batch_scaling
-
-    def _beyond_margin(self, trust: Tensor) -> Tensor:
-        return trust - self.trust_margin * trust.max().clamp_min(0)
 
     def _in_slots(self, rows: Tensor) -> Tensor:
         """``(M, ...)`` in an order -> ``(slots, ...)``: missing ones 0, or slot k the mean of the k-th part of the order."""
@@ -222,6 +254,22 @@ class WorkerFeatures:
         if self.clamp == "signed":
             return torch.where(small, x.sign() * least, x)
         return torch.where(small, least if self.clamp == "literal" else 0.0, x)
+
+
+def _senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisType]:
+    """Which workers sent the rows of a round, and which of these rows are left."""
+    sent = ... if context.workers is None else context.workers
+    return sent, ... if context.finite is None else context.finite
+
+
+def _beyond_margin(trust: Tensor, margin: float) -> Tensor:
+    return trust - margin * trust.max().clamp_min(0)
+
+
+def _relative(trust: Tensor, margin: float) -> Tensor:
+    """Beyond the margin, as a part of that in the best."""
+    trust = _beyond_margin(trust, margin)
+    return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT)
 
 
 def overlap(rows: int, slots: int) -> Tensor:

@@ -147,6 +147,9 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.num_tasks=2",
         "--model.aggregator.running_scale=0.9",
         "--model.aggregator.momenta=[0.0, 0.9]",
+        "--model.aggregator.loss_information=true",
+        "--model.aggregator.trust_decay=0.9",
+        "--model.aggregator.direction_decay=0.8",
         "--model.aggregator.line_search=true",
         "--data.rounds_per_epoch=6",
     ]

@@ -119,6 +119,22 @@ def test_a_line_search_resumes_and_knows_the_rule(rule, tmp_path):
     assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "stopped"))
 
 
+def test_a_learned_aggregator_resumes(tmp_path):
+    options = [
+        "--model.aggregator=Recurrent",
+        "--model.aggregator.weights=cifar10_arnn_lstm",
+        "--model.aggregator.line_search=true",
+        "--data.public_size=80",
+        "--byzantine.attack=LabelFlip",
+        "--byzantine.num_byzantine=3",
+        "--trainer.val_check_interval=20",
+    ]
+    run("fit", tmp_path / "unbroken", *options, "--trainer.max_steps=8")
+    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=5")
+    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=8", "--ckpt_path=last")
+    assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "stopped"))
+
+
 def test_resume_from_a_checkpoint_in_the_middle(unbroken, tmp_path):
     """As after a kill: rounds were done and recorded after the checkpoint, and are done again."""
     stops = [*EVERYTHING, "--checkpoint.every_n_rounds=7"]

@@ -27,7 +27,14 @@ ARNN = {
     "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
     "adaptivity": 0.5, "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
 }  # fmt: skip
-SEARCHING = {**ARNN, "batch_scaling": 0.5, "line_search": True, "output_scale": 1000.0}
+SEARCHING = {
+    **ARNN,
+    "direction_decay": 0.8,
+    "direction_margin": 0.25,
+    "batch_scaling": 0.5,
+    "line_search": True,
+    "output_scale": 1000.0,
+}
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5
 LOSS_CAP = 1e9
@@ -160,6 +167,7 @@ def test_a_scaled_task_is_the_training_of_x(settings):
     of_x = Context(
         parameters=lambda: state.parameters[0] / c,
         public_losses=lambda vectors, n: at_theta.public_losses(vectors * c, n),
+        public_gradient=lambda n: at_theta.public_gradient(n) * c,
     )
     with torch.no_grad():
         scaled, *_ = advance(module.aggregator, [received], replace(state, memory=state.memory.clone()))

@@ -1,6 +1,7 @@
 """The learned aggregator's inputs, network and files."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from lightning_agg.preaggregators import Bucketing, NearestNeighborMixing
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust": "losses", "trust_decay": 0.0, "trust_margin": 0.0,
+    "gate": False, "trust": "losses", "trust_decay": 0.0, "trust_margin": 0.0, "direction_decay": 0.0, "direction_margin": 0.0,
     "distrust_copies": False, "momenta": [], "line_search": False,
 }  # fmt: skip
 
@@ -112,6 +113,78 @@ def test_peers_trust_who_agrees_with_most():
     seen = found.seen._replace(trust=torch.tensor([1.0] * 3 + [-1.0] * 4))
     later = features([[1.0, 0.0]] * 3 + [[-1.0, 0.0]] * 4, seen=seen, step=1, **settings)
     assert torch.allclose(later.seen.trust, torch.tensor([2.0] * 3 + [-2.0] * 4))
+
+
+def pointing(gradient, descents):
+    """A server with this public gradient, whose trial losses fall by ``descents``, in the order in which the rows come."""
+    return replace(
+        descending_rows(descents),
+        parameters=lambda: torch.zeros(len(gradient)),
+        public_gradient=lambda num_samples: torch.tensor(gradient),
+    )
+
+
+def test_trust_needs_both_a_descent_and_the_direction_of_the_training():
+    settings = {
+        "scale": "trusted", "gate": True, "trust_decay": 0.5, "trust_margin": 0.25,
+        "direction_decay": 0.8, "direction_margin": 0.5,
+    }  # fmt: skip
+    rows = [[4.0, 3.0], [4.0, -3.0], [0.0, 2.0], [-5.0, 0.0]]
+    first = features(rows, pointing([0.0, 7.0], [0.4, 0.4, 0.4, 0.4]), **settings)
+    assert first.seen.direction.tolist() == [0.0, 1.0]
+    assert first.seen.agreement.tolist() == pytest.approx([0.6, -0.6, 1.0, 0.0])
+    # 0.6 and 1 beyond the margin of a half, over the best of them; who is not beyond it is silent.
+    weights = [2 * 0.1 / 0.5, 1.0]
+    center = (weights[0] * 4 * torch.tensor([1.0, 0.75]) + torch.tensor([0.0, 2.0])) / sum(weights)
+    assert torch.allclose(first.inputs[4] * first.scale, center, atol=1e-4)
+    second = features(rows, pointing([3.0, 0.0], [0.4, 0.4, -0.8, 0.4]), seen=first.seen, step=1, **settings)
+    assert second.seen.direction.tolist() == pytest.approx([1.0, 0.8])
+    length = 1.64**0.5
+    cosines = [(0.8 + 0.48) / length, (0.8 - 0.48) / length, 0.8 / length, -1 / length]
+    expected = [0.5 * a + b for a, b in zip([0.6, -0.6, 1.0, 0.0], cosines, strict=True)]
+    assert second.seen.agreement.tolist() == pytest.approx(expected)
+    # The third agrees, too, but its descents do not: 0.5 * 0.4 - 0.8 of at most 0.6.
+    assert second.inputs[:4].abs().amax(dim=1).tolist() == pytest.approx(
+        [(4 / second.scale[0]).item(), 0, 0, 0]
+    )
+
+
+def test_an_attack_that_hides_in_the_oscillation_of_the_training():
+    """All rows share a component that changes its sign every round; liars lack the small one that does not."""
+    generator, seen = torch.Generator().manual_seed(0), None
+    for step in range(60):
+        swing, drift = (-1.0) ** step * torch.eye(50)[0], 0.2 * torch.eye(50)[1]
+        noise = 0.2 * torch.randn(10, 50, generator=generator)
+        rows = noise + (1 + noise[:, :1]) * swing
+        rows[:3] += drift
+        gradient = swing + drift
+        found = features(
+            rows.tolist(),
+            pointing(gradient.tolist(), (0.3 * rows @ gradient).tolist()),
+            seen=seen,
+            step=step,
+            gate=True,
+            trust_decay=1.0,
+            direction_decay=0.9,
+        )
+        seen = found.seen
+    assert seen.trust[:3].min() < seen.trust[3:].max()
+    assert seen.agreement[:3].min() > 1.3 * seen.agreement[3:].max()
+
+
+def test_the_direction_stands_a_public_gradient_that_is_not_finite():
+    settings = {"scale": "trusted", "gate": True, "direction_decay": 0.9}
+    found = features([[1.0, 2.0], [2.0, 1.0]], pointing([math.nan, math.inf], [0.4, 0.4]), **settings)
+    assert found.seen.direction.tolist() == [0.0, 0.0]
+    assert found.inputs.isfinite().all()
+    assert found.scale.isfinite().all()
+
+
+def test_the_direction_asks_for_public_data():
+    assert Recurrent(trust="peers", gate=True, scale="trusted", direction_decay=0.9).public_samples == 32
+    assert Recurrent(trust="peers", gate=True, scale="trusted").public_samples == 0
+    with pytest.raises(SettingError, match="public_size"):
+        Recurrent(trust="peers", gate=True, scale="trusted", direction_decay=0.9, slots=3)(torch.ones(3, 2))
 
 
 def test_copies_together_count_for_less_than_one():
@@ -479,9 +552,13 @@ def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
 def test_it_remembers_forgets_and_is_restored():
     settings = {
         "slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9], "trust_decay": 0.9, "loss_information": True,
-        "line_search": True, "output_scale": 3.0,
+        "direction_decay": 0.8, "line_search": True, "output_scale": 3.0,
     }  # fmt: skip
-    server = Context(parameters=lambda: torch.ones(7), public_losses=lambda v, n: v.square().sum(1))
+    server = Context(
+        parameters=lambda: torch.ones(7),
+        public_losses=lambda v, n: v.square().sum(1),
+        public_gradient=lambda n: torch.full((7,), 2.0),
+    )
     rule, rounds = Recurrent(**settings), torch.randn(4, 4, 7)
     first = [rule(g, server) for g in rounds]
     assert rule.search[0] > 0
