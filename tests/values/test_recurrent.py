@@ -702,6 +702,12 @@ def test_bad_weights_are_told(tmp_path):
         ({"cell": "rnn"}, "cell"),
         ({"trust_decay": 1.1}, "trust_decay must be in [0, 1], got 1.1"),
         ({"trust_margin": 1.0}, "trust_margin must be in [0, 1), got 1.0"),
+        ({"direction_decay": 1.0}, "direction_decay must be in [0, 1), got 1.0"),
+        (
+            {"direction_decay": 0.9},
+            "direction_decay needs gate true, loss_information true or worker_order trust, got 0.9",
+        ),
+        ({"direction_margin": 0.5}, "direction_margin needs a direction_decay above 0, got 0.5"),
         (
             {"trust_decay": 0.9},
             "trust_decay needs gate true, loss_information true or worker_order trust, got 0.9",
