@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from types import EllipsisType
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,18 +9,22 @@ from torch import Tensor
 
 from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import row_lengths, squared_distances
+from lightning_agg.aggregators.linalg import row_lengths
+from lightning_agg.aggregators.worker_trust import (
+    LIMIT,
+    agreement,
+    beyond_margin,
+    copies_and_same,
+    effective_number,
+    positive,
+    relative,
+    senders,
+)
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
 Trust = Literal["losses", "peers"]
-
-LIMIT = 3.0
-"""Bound of the inputs that have no bound of their own."""
-
-NEARLY = 0.1
-"""A row is nearly another if what is between them is at most this part of the shorter one's length."""
 
 LARGEST_ENTRY = 1e15
 """Bound of the entries of the rows, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
@@ -133,21 +136,21 @@ class WorkerFeatures:
         scale = self._scale(rows, slots, weights)
         center = self._center(rows, weights)[None] if self.gate or self.momenta else rows[:0]
         parts = [slots, center] if self.gate else [slots]
-        parts = [self._clamped(torch.where(scale > 0, part / _positive(scale), 0.0)) for part in parts]
+        parts = [self._clamped(torch.where(scale > 0, part / positive(scale), 0.0)) for part in parts]
         if self.loss_information:
             parts.append(self._in_slots(trust)[:, None].expand(-1, rows.shape[1]))
         running = seen.scale
         if self.running_scale:
             running = self.running_scale * running + (1 - self.running_scale) * scale.square()
             usual = _root(running / (1 - self.running_scale ** (step + 1)))
-            ratio = (scale / _positive(usual)).clamp_min(math.exp(-LIMIT)).log().clamp_max(LIMIT)
+            ratio = (scale / positive(usual)).clamp_min(math.exp(-LIMIT)).log().clamp_max(LIMIT)
             parts.append(torch.where(usual > 0, ratio, 0.0)[None])
             scale = usual
         momenta = seen.momenta
         if self.momenta:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
-            parts.append(torch.where(scale > 0, momenta / _positive(scale), 0.0).clamp(-LIMIT, LIMIT))
+            parts.append(torch.where(scale > 0, momenta / positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         seen = seen._replace(scale=running, momenta=momenta)
         return Features(torch.cat(parts), share * self._evened(scale), seen)
 
@@ -156,22 +159,22 @@ class WorkerFeatures:
         if not self._asks_for_trust:
             return gradients.new_zeros(len(gradients)), seen
         if self.trust == "peers":
-            sent, present = _senders(context)
+            sent, present = senders(context)
             before = None
             if self.trust_decay:
-                before = _beyond_margin(seen.trust[sent][present], self.trust_margin)
-            latest = _agreement(gradients, before)
+                before = beyond_margin(seen.trust[sent][present], self.trust_margin)
+            latest = agreement(gradients, before)
         else:
             latest = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
             latest = latest.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
         trust, total = self._summed(latest, seen.trust, context, -LARGEST_DESCENT)
-        trust, seen = _relative(trust, self.trust_margin), seen._replace(trust=total)
+        trust, seen = relative(trust, self.trust_margin), seen._replace(trust=total)
         if not self.direction_decay:
             return trust, seen
         latest, direction = self._cosines(gradients, context, seen.direction)
         agreed, total = self._summed(latest, seen.agreement, context, -1.0)
-        trust = torch.minimum(trust, _relative(agreed, self.direction_margin))
-        return _relative(trust, 0.0), seen._replace(direction=direction, agreement=total)
+        trust = torch.minimum(trust, relative(agreed, self.direction_margin))
+        return relative(trust, 0.0), seen._replace(direction=direction, agreement=total)
 
     def _summed(self, latest: Tensor, total: Tensor, context: Context, worst: float) -> tuple[Tensor, Tensor]:
         """What a round says of each row's worker with what earlier ones said, and the running sum of all workers.
@@ -180,7 +183,7 @@ class WorkerFeatures:
         """
         if not self.trust_decay:
             return latest, total
-        sent, present = _senders(context)
+        sent, present = senders(context)
         said = torch.full_like(total[sent], worst)
         said[present] = latest
         sums, total = self.trust_decay * total[sent] + said, total.clone()
@@ -195,9 +198,9 @@ class WorkerFeatures:
         """
         gradient = context.gradient(self.num_samples).to(gradients).nan_to_num(0.0, 0.0, 0.0)
         length = torch.linalg.vector_norm(gradient)
-        direction = self.direction_decay * direction + gradient / _positive(length)
+        direction = self.direction_decay * direction + gradient / positive(length)
         lengths = row_lengths(gradients) * torch.linalg.vector_norm(direction)
-        return (gradients @ direction / _positive(lengths)).to(gradients), direction
+        return (gradients @ direction / positive(lengths)).to(gradients), direction
 
     def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """Trust in each row without that in copies, weights by the gate, and by how much the step follows their number."""
@@ -206,11 +209,11 @@ class WorkerFeatures:
             return trust, weights, 1.0
         copies = same = torch.eye(len(gradients)).to(gradients)
         if self.distrust_copies:
-            copies, same = _copies(gradients)
+            copies, same = copies_and_same(gradients)
         votes = 1 / copies.sum(dim=1) ** 2
         trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
-        weights = weights / _positive(weights.max())
-        number = _effective_number(weights, same)
+        weights = weights / positive(weights.max())
+        number = effective_number(weights, same)
         return trust, weights, (number / self.slots).clamp_max(1) ** self.batch_scaling
 
     def _in_slots(self, rows: Tensor) -> Tensor:
@@ -226,7 +229,7 @@ class WorkerFeatures:
 
     def _center(self, rows: Tensor, weights: Tensor) -> Tensor:
         if self.gate:
-            return weights @ rows / _positive(weights.sum())
+            return weights @ rows / positive(weights.sum())
         if self.worker_order == "sorted":
             rows = rows[(len(rows) - 1) // 2 : len(rows) // 2 + 1]
         return rows.mean(dim=0)
@@ -238,13 +241,13 @@ class WorkerFeatures:
             return rows.abs().median(dim=0).values
         if self.scale == "lead":
             return _root(slots[:2].square().mean(dim=0))
-        return _root(weights @ rows.square() / _positive(weights.sum()))
+        return _root(weights @ rows.square() / positive(weights.sum()))
 
     def _evened(self, scale: Tensor) -> Tensor:
         if not self.adaptivity:
             return scale
         usual = _root(scale.square().mean())
-        return torch.where(scale > 0, scale * (usual / _positive(scale)) ** self.adaptivity, 0.0)
+        return torch.where(scale > 0, scale * (usual / positive(scale)) ** self.adaptivity, 0.0)
 
     def _clamped(self, x: Tensor) -> Tensor:
         if self.scale != "l2":
@@ -254,22 +257,6 @@ class WorkerFeatures:
         if self.clamp == "signed":
             return torch.where(small, x.sign() * least, x)
         return torch.where(small, least if self.clamp == "literal" else 0.0, x)
-
-
-def _senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisType]:
-    """Which workers sent the rows of a round, and which of these rows are left."""
-    sent = ... if context.workers is None else context.workers
-    return sent, ... if context.finite is None else context.finite
-
-
-def _beyond_margin(trust: Tensor, margin: float) -> Tensor:
-    return trust - margin * trust.max().clamp_min(0)
-
-
-def _relative(trust: Tensor, margin: float) -> Tensor:
-    """Beyond the margin, as a part of that in the best."""
-    trust = _beyond_margin(trust, margin)
-    return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT)
 
 
 def overlap(rows: int, slots: int) -> Tensor:
@@ -290,54 +277,5 @@ def overlap(rows: int, slots: int) -> Tensor:
     return (shared.clamp_min(0) * slots / rows).float()
 
 
-def _agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Median of the cosines of each of ``(M, d)`` with the rows trusted ``before``, or with all if none was, ``(M,)``.
-
-    Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
-    """
-    trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    if before is not None and bool((before > 0).any()):
-        trusted = before > 0
-    units = rows / _positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
-    others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    # By sorting, as the median with indices is not deterministic on a GPU; the lower one of an even number.
-    cosines = (units @ units.T).masked_fill(~others, torch.inf).sort(dim=1).values
-    middle = (others.sum(dim=1, keepdim=True) - 1).clamp_min(0) // 2
-    return cosines.gather(1, middle)[:, 0].nan_to_num(0.0, 0.0, 0.0)
-
-
-def _copies(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of ``(M, d)`` are copies of each other, and which tell no more than one of them, ``(M, M)`` of 1 and 0 each.
-
-    Both are those that are nearly the same, a row and itself among them. Where all rows are, nobody is a copy, as honest
-    workers with large batches agree too; and only equal rows are one.
-    """
-    squares = row_lengths(rows).square()
-    shorter = torch.minimum(squares, squares[:, None])
-    nearly = squared_distances(rows) <= NEARLY**2 * shorter
-    if not bool(nearly.all()):
-        return nearly.to(rows), nearly.to(rows)
-    equal = [[torch.equal(row, other) for other in rows] for row in rows]
-    return torch.eye(len(rows)).to(rows), rows.new_tensor(equal)
-
-
-def _effective_number(weights: Tensor, same: Tensor) -> Tensor:
-    """How many independent rows of weight 1 have a mean as noisy as that of rows ``(M,)`` of which some are the ``same``.
-
-    Kish, *Survey Sampling*, 1965, section 11.7.
-
-    Example:
-        >>> same = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-        >>> _effective_number(torch.ones(3), torch.eye(3)), _effective_number(torch.ones(3), same)
-        (tensor(3.), tensor(1.8000))
-    """
-    return weights.sum().square() / _positive(weights @ same @ weights)
-
-
-def _positive(x: Tensor) -> Tensor:
-    # 1 in place of 0, which leaves derivatives finite too.
-    return torch.where(x > 0, x, 1.0)
-
-
 def _root(x: Tensor) -> Tensor:
-    return torch.where(x > 0, _positive(x).sqrt(), 0.0)
+    return torch.where(x > 0, positive(x).sqrt(), 0.0)
