@@ -116,7 +116,7 @@ MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
 class Run:
     """One training.
 
-    ``rule`` is a class name, that of shipped weights (with settings that differ from theirs: ``NAME,setting=value``), or
+    ``rule`` is a class name, that of shipped weights (with settings that differ from theirs: ``NAME,setting=value,...``), or
     ``untrained`` and the latter: their settings with new weights.
     ``classes`` is a subset of the labels.
     """
@@ -154,12 +154,23 @@ class Run:
         by_hand = {"Mean": Mean, "CoordinateMedian": CoordinateMedian}
         if self.rule in by_hand:
             return by_hand[self.rule]()
+        name, changes = _shipped(self.rule.removeprefix(UNTRAINED))
         if self.rule.startswith(UNTRAINED):
-            settings, _ = read_weights(pretrained.locate(self.rule.removeprefix(UNTRAINED)))
             torch.manual_seed(0)
-            return Recurrent(**settings)
-        weights, *changes = self.rule.split(",")
-        return Recurrent(weights=weights, **yaml.safe_load("{" + ", ".join(changes).replace("=", ": ") + "}"))
+            return Recurrent(**{**_settings(name), **changes})
+        return Recurrent(weights=name, **changes)
+
+
+def _shipped(rule: str) -> tuple[str, dict[str, Any]]:
+    """Name of the weights, and the settings that differ from theirs, of ``NAME,setting=value,...``."""
+    name, *changes = rule.split(",")
+    pairs = (change.split("=", maxsplit=1) for change in changes)
+    return name, {setting: yaml.safe_load(value) for setting, value in pairs}
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Those of shipped weights."""
+    return read_weights(pretrained.locate(name))[0]
 
 
 @cache
@@ -206,10 +217,13 @@ Column = TypeVar("Column", int, float)
 
 def _beside_untrained(learned: list[str]) -> list[str]:
     """The learned aggregators, and the settings without the training of those that follow momenta from the start."""
-    settings = {name: read_weights(pretrained.locate(name.split(",")[0]))[0] for name in learned}
     return [
         *learned,
-        *(UNTRAINED + name for name in learned if settings[name]["momenta"] and "arnn" not in name),
+        *(
+            UNTRAINED + rule
+            for rule in learned
+            if _settings(_shipped(rule)[0])["momenta"] and "arnn" not in rule
+        ),
     ]
 
 

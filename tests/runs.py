@@ -96,3 +96,12 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
     """The states of two runs that matter for every later bit."""
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch"):
         assert_same(a[part], b[part], part)
+
+
+def assert_resumes(folder: Path, *options: str, stop: int, end: int, config: str = QUICKSTART) -> None:
+    """A run of ``end`` rounds, in ``folder / "unbroken"``, and one that is resumed at ``stop`` come to the same bits."""
+    unbroken, stopped = folder / "unbroken", folder / "stopped"
+    run("fit", unbroken, *options, f"--trainer.max_steps={end}", config=config)
+    run("fit", stopped, *options, f"--trainer.max_steps={stop}", config=config)
+    run("fit", stopped, *options, f"--trainer.max_steps={end}", "--ckpt_path=last", config=config)
+    assert_same_run(checkpoint(unbroken), checkpoint(stopped))

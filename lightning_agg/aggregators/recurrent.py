@@ -167,27 +167,17 @@ class Recurrent(Aggregator):
                     f"Recurrent.weights must hold what their settings say; {weights} do not fit: {error}"
                 ) from error
         self.register_buffer("state", torch.zeros(0))
-        self.register_buffer("running", torch.zeros(0))
-        self.register_buffer("trust", torch.zeros(0))
-        self.register_buffer("direction", torch.zeros(0))
-        self.register_buffer("agreement", torch.zeros(0))
-        self.register_buffer("momenta", torch.zeros(0))
-        self.register_buffer("search", torch.zeros(0))
+        for name in Seen._fields:
+            self.register_buffer(name, torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     state: Tensor
-    running: Tensor
     trust: Tensor
-    direction: Tensor
-    agreement: Tensor
-    momenta: Tensor
-    search: Tensor
     step: Tensor
 
     def memory(self) -> dict[str, Tensor]:
         """Network states ``(state_size, d)``, rounds done, and by name what :class:`Seen` carries."""
-        names = ("state", "running", "trust", "direction", "agreement", "momenta", "search", "step")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("state", *Seen._fields, "step")}
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -224,7 +214,7 @@ class Recurrent(Aggregator):
             len(self.trust) in (0, pool_size),
             f"Recurrent remembers M = {len(self.trust)} workers, got M = {pool_size}: call reset() first, or go on with as many.",
         )
-        seen = Seen(self.running, self.trust, self.direction, self.agreement, self.momenta, self.search)
+        seen = Seen(*(getattr(self, name) for name in Seen._fields))
         features = self.features(gradients, context, seen, step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
@@ -235,7 +225,8 @@ class Recurrent(Aggregator):
         return (-factor * move).to(dtype)
 
     def _carry(self, seen: Seen) -> None:
-        self.running, self.trust, self.direction, self.agreement, self.momenta, self.search = seen
+        for name, value in seen._asdict().items():
+            setattr(self, name, value)
 
     def step_size(self, step: int) -> float:
         """Factor of the update in round ``step`` of an episode, from 0."""

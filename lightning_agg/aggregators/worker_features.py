@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """What is carried from round to round; empty where it is not used.
 
     Args:
-        scale: ``(d,)`` running mean of the squared scale.
+        running: ``(d,)`` running mean of the squared scale.
         trust: ``(M,)`` running sum of each worker's descents.
         direction: ``(d,)`` running sum of the public gradient's directions.
         agreement: ``(M,)`` running sum of each worker's cosines with it.
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
         search: ``(1 + RECENT,)`` of the line search.
     """
 
-    scale: Tensor
+    running: Tensor
     trust: Tensor
     direction: Tensor
     agreement: Tensor
@@ -139,7 +139,7 @@ class WorkerFeatures:
         parts = [self._clamped(torch.where(scale > 0, part / positive(scale), 0.0)) for part in parts]
         if self.loss_information:
             parts.append(self._in_slots(trust)[:, None].expand(-1, rows.shape[1]))
-        running = seen.scale
+        running = seen.running
         if self.running_scale:
             running = self.running_scale * running + (1 - self.running_scale) * scale.square()
             usual = _root(running / (1 - self.running_scale ** (step + 1)))
@@ -151,7 +151,7 @@ class WorkerFeatures:
             decays = rows.new_tensor(self.momenta)[:, None]
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / positive(scale), 0.0).clamp(-LIMIT, LIMIT))
-        seen = seen._replace(scale=running, momenta=momenta)
+        seen = seen._replace(running=running, momenta=momenta)
         return Features(torch.cat(parts), share * self._evened(scale), seen)
 
     def _trust(self, gradients: Tensor, context: Context, seen: Seen) -> tuple[Tensor, Seen]:

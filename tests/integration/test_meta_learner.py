@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from runs import ROOT, assert_same_run, checkpoint, metrics, run
+from runs import ROOT, assert_resumes, assert_same_run, checkpoint, metrics, run
 from servers import fit, quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -153,10 +153,7 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.aggregator.line_search=true",
         "--data.rounds_per_epoch=6",
     ]
-    run("fit", tmp_path / "unbroken", *options, "--trainer.max_steps=14", config=META)
-    run("fit", tmp_path / "broken", *options, f"--trainer.max_steps={stop}", config=META)
-    run("fit", tmp_path / "broken", *options, "--trainer.max_steps=14", "--ckpt_path=last", config=META)
-    assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "broken"))
+    assert_resumes(tmp_path, *options, stop=stop, end=14, config=META)
 
 
 CURRICULUM = [

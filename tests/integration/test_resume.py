@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, kill, metrics, run, start
+from runs import WORKER_MODELS, assert_resumes, assert_same_run, checkpoint, finish, kill, metrics, run, start
 
 from lightning_agg.errors import SettingError
 
@@ -113,10 +113,7 @@ def test_a_line_search_resumes_and_knows_the_rule(rule, tmp_path):
         "--byzantine.num_byzantine=3",
         "--trainer.val_check_interval=20",
     ]
-    run("fit", tmp_path / "unbroken", *options, "--trainer.max_steps=6")
-    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=3")
-    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=6", "--ckpt_path=last")
-    assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "stopped"))
+    assert_resumes(tmp_path, *options, stop=3, end=6)
 
 
 def test_a_learned_aggregator_resumes(tmp_path):
@@ -129,10 +126,7 @@ def test_a_learned_aggregator_resumes(tmp_path):
         "--byzantine.num_byzantine=3",
         "--trainer.val_check_interval=20",
     ]
-    run("fit", tmp_path / "unbroken", *options, "--trainer.max_steps=8")
-    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=5")
-    run("fit", tmp_path / "stopped", *options, "--trainer.max_steps=8", "--ckpt_path=last")
-    assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(tmp_path / "stopped"))
+    assert_resumes(tmp_path, *options, stop=5, end=8)
 
 
 def test_resume_from_a_checkpoint_in_the_middle(unbroken, tmp_path):
