@@ -73,14 +73,17 @@ class PoolCLI(LightningCLI):
         """Make data, model and Trainer.
 
         Raises:
-            SettingError: If a setting breaks a rule; jsonargparse buries it under what it tried before and after.
+            SettingError: If a setting breaks a rule, which jsonargparse buries under what it tried before and after; or if a
+                class wants a package that is not there.
         """
         try:
             super().instantiate_classes()
         except ValueError as error:
             told: BaseException | None = error
-            while told is not None and not isinstance(told, SettingError):
+            while told is not None and not isinstance(told, SettingError | ImportError):
                 told = told.__cause__ or told.__context__
+            if isinstance(told, ImportError):
+                told = SettingError(f"class_path must name a class whose packages are installed: {told}.")
             raise told or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

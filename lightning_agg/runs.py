@@ -49,7 +49,7 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
         ckpt_path: ``last`` or ``best`` of the newest run under ``root``, a file, or ``None``.
 
     Raises:
-        SettingError: If there is no such checkpoint, or it cannot be loaded safely.
+        SettingError: If there is no such checkpoint, or it cannot be loaded safely, or no folder can be made under ``root``.
     """
     versions = sorted(
         (int(path.name.removeprefix("version_")), path)
@@ -99,6 +99,11 @@ def _claim(run: Run, subcommand: str) -> Run:
         except FileExistsError:
             number = int(run.folder.name.removeprefix("version_")) + 1
             run = replace(run, folder=run.folder.with_name(f"version_{number}"))
+        except OSError as error:
+            raise SettingError(
+                "trainer.default_root_dir must be a folder in which others can be made, got"
+                f" {run.folder.parent}: {error.strerror}."
+            ) from error
     return run
 
 

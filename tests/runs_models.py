@@ -58,3 +58,13 @@ class Spare(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(images.flatten(1))
+
+
+class NeedsWhatIsMissing:
+    """A rule whose package is not there, which shows only when it is made."""
+
+    def __init__(self) -> None:
+        import not_installed  # noqa: F401
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return rows.mean(dim=0)

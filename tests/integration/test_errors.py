@@ -48,6 +48,14 @@ KRUM = ["--model.aggregator=Krum"]
         (["--byzantine.attack=ALittleIsEnough", "--byzantine.num_byzantine=7"], "(f = 7, M = 10)"),
         (["--noise.scale=-1"], "noise.scale must be finite and at least 0, got -1"),
         (["--data.pool_size=2000"], "pool_size = 2000, min_size = 1, samples = 1137"),
+        (
+            ["--trainer.default_root_dir=/dev/null"],
+            "trainer.default_root_dir must be a folder in which others can be made, got /dev/null: Not a directory",
+        ),
+        (
+            ["--model.aggregator=External", "--model.aggregator.rule=runs_models.NeedsWhatIsMissing"],
+            "class_path must name a class whose packages are installed: No module named 'not_installed'",
+        ),
         (["--data.pool_size=0"], "data.pool_size must be at least 1, got 0"),
         (
             ["--data.batch_size=120"],
