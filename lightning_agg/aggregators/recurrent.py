@@ -32,8 +32,8 @@ class Recurrent(Aggregator):
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
-    (``output_scale``, ``decay_after``, ``batch_scaling``, ``line_search``) and of trust (``trust``, ``trust_margin``,
-    ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -69,6 +69,8 @@ class Recurrent(Aggregator):
             as large where their weights by ``gate`` are worth n < slots workers (Kish's effective number, in which copies are
             one). 0.5 is the square-root rule of step sizes, 1 the linear one (Goyal et al., *Accurate, large minibatch SGD*,
             2017) [0].
+        batch_decay: Decay in [0, 1) of a running mean of that n, which begins at the number of rows; 0 for that of the round alone.
+            In the first rounds, in which little is known of the workers and less of the step is noise, it is then not shortened [0].
         clamp: What becomes of inputs below :math:`e^{-p}`: ``signed`` :math:`\pm e^{-p}`, ``literal`` :math:`+e^{-p}` (the
             paper's text), ``drop`` 0 [signed].
         clamp_exponent: That p; with ``l2`` above 0.5 log M [10].
@@ -82,7 +84,8 @@ class Recurrent(Aggregator):
             best; the weighted mean is then one more input [false].
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
             which needs none and an honest majority: the median of the cosines with the rows trusted so far [losses].
-        trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone [0].
+        trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
+            become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
             is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
         direction_decay: Decay in [0, 1) of a running sum of the directions of the gradient on ``num_samples`` public samples. A worker
@@ -117,6 +120,7 @@ class Recurrent(Aggregator):
         running_scale: float | None = None,
         adaptivity: float | None = None,
         batch_scaling: float | None = None,
+        batch_decay: float | None = None,
         clamp: Clamp | None = None,
         clamp_exponent: float | None = None,
         output_scale: float | None = None,

@@ -24,6 +24,7 @@ ARCHITECTURE: dict[str, Any] = {
     "running_scale": 0.0,
     "adaptivity": 0.0,
     "batch_scaling": 0.0,
+    "batch_decay": 0.0,
     "clamp": "signed",
     "clamp_exponent": 10.0,
     "output_scale": 0.1,
@@ -44,8 +45,8 @@ ARCHITECTURE: dict[str, Any] = {
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
 FREE = {
-    "output_scale", "decay_after", "batch_scaling",
-    "trust", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
+    "output_scale", "decay_after", "batch_scaling", "batch_decay",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
@@ -108,7 +109,7 @@ def check_settings(settings: dict[str, Any]) -> None:
         require_choice(name, settings[name], get_args(choices))
     for name in ("trust_decay", "batch_scaling", "adaptivity"):
         require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
-    for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale"):
+    for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale", "batch_decay"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
@@ -127,6 +128,10 @@ def check_settings(settings: dict[str, Any]) -> None:
         gated or not settings["batch_scaling"],
         "batch_scaling needs gate true: it is that of trusted workers, got false"
         f" ({settings['batch_scaling']}).",
+    )
+    require(
+        settings["batch_scaling"] > 0 or not settings["batch_decay"],
+        f"batch_decay needs a batch_scaling above 0, got {settings['batch_decay']} and 0.",
     )
     require(
         not gated or settings["worker_order"] != "sorted",

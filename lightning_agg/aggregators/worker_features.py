@@ -41,6 +41,7 @@ class Seen(NamedTuple):
         trust: ``(M,)`` running sum of each worker's descents.
         direction: ``(d,)`` running sum of the public gradient's directions.
         agreement: ``(M,)`` running sum of each worker's cosines with it.
+        number: ``(1,)`` running mean of how many workers the trusted ones are worth.
         momenta: ``(K, d)`` running means of the rows' centre.
         search: ``(1 + RECENT,)`` of the line search.
     """
@@ -49,6 +50,7 @@ class Seen(NamedTuple):
     trust: Tensor
     direction: Tensor
     agreement: Tensor
+    number: Tensor
     momenta: Tensor
     search: Tensor
 
@@ -79,6 +81,7 @@ class WorkerFeatures:
     running_scale: float
     adaptivity: float
     batch_scaling: float
+    batch_decay: float
     clamp: Clamp
     clamp_exponent: float
     num_samples: int
@@ -116,6 +119,7 @@ class WorkerFeatures:
             like.new_zeros(pool_size if self.trust_decay else 0),
             like.new_zeros(like.shape[-1] if self.direction_decay else 0),
             like.new_zeros(pool_size if self.trust_decay and self.direction_decay else 0),
+            like.new_zeros(1 if self.batch_decay else 0),
             like.new_zeros(len(self.momenta), like.shape[-1]),
             line_search.begin(like) if self.line_search else like.new_zeros(0),
         )
@@ -125,7 +129,8 @@ class WorkerFeatures:
         if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
             gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
         trust, seen = self._trust(gradients, context, seen)
-        trust, weights, share = self._weighed(gradients, trust)
+        trust, weights, number = self._weighed(gradients, trust)
+        share, seen = self._share(number, len(gradients), seen, step)
         rows = gradients
         if self.worker_order == "sorted":
             rows = gradients.sort(dim=0).values
@@ -202,19 +207,28 @@ class WorkerFeatures:
         lengths = row_lengths(gradients) * torch.linalg.vector_norm(direction)
         return (gradients @ direction / positive(lengths)).to(gradients), direction
 
-    def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Trust in each row without that in copies, weights by the gate, and by how much the step follows their number."""
+    def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Trust in each row without that in copies, weights by the gate, and how many workers they are worth."""
         weights = (2 * trust).clamp(0, 1)
         if not self.gate:
-            return trust, weights, 1.0
+            return trust, weights, weights.sum()
         copies = same = torch.eye(len(gradients)).to(gradients)
         if self.distrust_copies:
             copies, same = copies_and_same(gradients)
         votes = 1 / copies.sum(dim=1) ** 2
         trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
         weights = weights / positive(weights.max())
-        number = effective_number(weights, same)
-        return trust, weights, (number / self.slots).clamp_max(1) ** self.batch_scaling
+        return trust, weights, effective_number(weights, same)
+
+    def _share(self, number: Tensor, rows: int, seen: Seen, step: int) -> tuple[Tensor | float, Seen]:
+        """By how much the step follows the number of trusted workers, and what the next round needs."""
+        if not self.batch_scaling:
+            return 1.0, seen
+        if self.batch_decay:
+            before = seen.number if step else float(rows)
+            number = (self.batch_decay * before + (1 - self.batch_decay) * number).reshape(1)
+            seen = seen._replace(number=number)
+        return (number / self.slots).clamp_max(1) ** self.batch_scaling, seen
 
     def _in_slots(self, rows: Tensor) -> Tensor:
         """``(M, ...)`` in an order -> ``(slots, ...)``: missing ones 0, or slot k the mean of the k-th part of the order."""

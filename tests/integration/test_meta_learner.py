@@ -150,6 +150,9 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.aggregator.loss_information=true",
         "--model.aggregator.trust_decay=0.9",
         "--model.aggregator.direction_decay=0.8",
+        "--model.aggregator.gate=true",
+        "--model.aggregator.batch_scaling=0.5",
+        "--model.aggregator.batch_decay=0.9",
         "--model.aggregator.line_search=true",
         "--data.rounds_per_epoch=6",
     ]

@@ -84,7 +84,7 @@ def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
 def test_what_is_trained_is_what_a_parameter_server_does():
     settings = {
         "worker_order": "trust", "loss_information": True, "gate": True, "scale": "trusted", "running_scale": 0.9, "momenta": [0.9],
-        "trust_decay": 0.9, "direction_decay": 0.8, "batch_scaling": 0.5, "decay_after": 5, "output_scale": 1000.0, "line_search": True, "num_samples": 8,
+        "trust_decay": 0.9, "direction_decay": 0.8, "batch_scaling": 0.5, "batch_decay": 0.9, "decay_after": 5, "output_scale": 1000.0, "line_search": True, "num_samples": 8,
     }  # fmt: skip
     torch.manual_seed(0)
     rule = Recurrent(**settings)

@@ -32,6 +32,7 @@ SEARCHING = {
     "direction_decay": 0.8,
     "direction_margin": 0.25,
     "batch_scaling": 0.5,
+    "batch_decay": 0.75,
     "line_search": True,
     "output_scale": 1000.0,
 }

@@ -17,7 +17,7 @@ from lightning_agg.errors import SettingError
 from lightning_agg.preaggregators import Bucketing, NearestNeighborMixing
 
 PAPER = {
-    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0,
+    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0, "batch_decay": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
     "gate": False, "trust": "losses", "trust_decay": 0.0, "trust_margin": 0.0, "direction_decay": 0.0, "direction_margin": 0.0,
     "distrust_copies": False, "momenta": [], "line_search": False,
@@ -221,6 +221,20 @@ def test_the_step_follows_the_number_of_trusted_workers(exponent):
     assert nobody.scale.item() == 0
     many = features([[3.0], [-3.0]] * 10, descending_rows([0.9] * 20), **settings)
     assert many.scale.item() == pytest.approx(3)
+
+
+def test_the_step_follows_a_running_mean_of_the_number_of_trusted_workers():
+    settings = {"scale": "trusted", "gate": True, "slots": 8, "batch_scaling": 1.0, "batch_decay": 0.75}
+    rows, two = [[3.0], [-3.0], [3.0], [-3.0]], descending_rows([0.9, 0.9, -0.1, -0.1])
+    first = features(rows, two, **settings)
+    assert first.seen.number.tolist() == [0.75 * 4 + 0.25 * 2]
+    assert first.scale.item() == pytest.approx(3 * 3.5 / 8)
+    three = descending_rows([0.9, 0.9, 0.9, -0.1])
+    second = features(rows, three, seen=first.seen, step=1, **settings)
+    assert second.seen.number.tolist() == [0.75 * 3.5 + 0.25 * 3]
+    assert second.scale.item() == pytest.approx(3 * 3.375 / 8)
+    third = features(rows, descending_rows([-0.1] * 4), seen=second.seen, step=2, **settings)
+    assert third.scale.item() == 0  # nobody is trusted
 
 
 def test_copies_are_one_trusted_worker():
@@ -552,7 +566,7 @@ def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
 def test_it_remembers_forgets_and_is_restored():
     settings = {
         "slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9], "trust_decay": 0.9, "loss_information": True,
-        "direction_decay": 0.8, "line_search": True, "output_scale": 3.0,
+        "direction_decay": 0.8, "gate": True, "batch_scaling": 0.5, "batch_decay": 0.9, "line_search": True, "output_scale": 30.0,
     }  # fmt: skip
     server = Context(
         parameters=lambda: torch.ones(7),
@@ -725,6 +739,8 @@ def test_bad_weights_are_told(tmp_path):
             {"batch_scaling": 0.5},
             "batch_scaling needs gate true: it is that of trusted workers, got false (0.5)",
         ),
+        ({"gate": True, "batch_decay": 0.9}, "batch_decay needs a batch_scaling above 0, got 0.9 and 0"),
+        ({"batch_decay": 1.0}, "batch_decay must be in [0, 1), got 1.0"),
     ],
 )
 def test_bad_settings(settings, message):
