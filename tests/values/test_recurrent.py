@@ -276,7 +276,7 @@ def test_a_distrusted_row_of_any_length_does_nothing(weights, size):
     rows = torch.randn(10, 40, generator=generator) + 1
     small, large = rows.clone(), rows.clone()
     small[3], large[3] = -1e6, -size
-    context = replace(descending_rows([0.5] * 3 + [-1.0] + [0.5] * 6), parameters=lambda: torch.zeros(40))
+    context = pointing([1.0] * 40, [0.5] * 3 + [-1.0] + [0.5] * 6)
     given, huge = Recurrent(weights=weights, line_search=False), Recurrent(weights=weights, line_search=False)
     for _ in range(3):
         expected, found = given(small, context), huge(large, context)
