@@ -84,7 +84,11 @@ class Trainings(Generic[Run]):
         self.results_file = results_file
         self.known: dict[str, Any] = {}
         if results_file is not None and results_file.exists():
-            self.known = dict(map(json.loads, results_file.read_text().splitlines()))
+            # A line without an end is one whose writing was cut off.
+            lines = results_file.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            results_file.write_text("".join(whole))
+            self.known = dict(map(json.loads, whole))
 
     def __del__(self) -> None:
         # An executor that is only forgotten ends in an OSError when the interpreter does.

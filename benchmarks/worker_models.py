@@ -23,6 +23,7 @@ from lightning_agg.aggregators import CoordinateMedian, Mean, Recurrent
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.data import MNISTPool
 from lightning_agg.modules import ParameterServer
+from lightning_agg.partitioners import IID
 
 ROUNDS, GLOBAL = (100, 200), "784-20-10"
 FOUR = (GLOBAL, "784-40-10", "784-20-20-10", "784-20-10 ReLU")
@@ -65,7 +66,14 @@ def train(root: str, run: Run) -> dict[str, Any]:
         gradient_samples=0,
         seed=run.seed,
     )
-    data = MNISTPool(root, pool_size=pool_size, batch_size=BATCH, rounds_per_epoch=max(ROUNDS), seed=run.seed)
+    data = MNISTPool(
+        root,
+        pool_size=pool_size,
+        partitioner=IID(seed=0),  # the same shards for every seed
+        batch_size=BATCH,
+        rounds_per_epoch=max(ROUNDS),
+        seed=run.seed,
+    )
     marks = Marks()
     trainer = quiet_trainer(max(ROUNDS), [marks], val_every=100)
     return fitted(trainer, module, data, marks, run.split)

@@ -90,8 +90,9 @@ class DenseChain:
         steps = zip(self.layers.items(), trace[:-1], trace[1:], strict=True)
         for (name, layer), before, after in reversed(list(steps)):
             if isinstance(layer, nn.Linear):
-                bias = [] if layer.bias is None else [cotangent.sum(0)]
-                parts = [cotangent.t() @ before, *bias, *parts]
+                by_output = cotangent.flatten(0, -2)
+                bias = [] if layer.bias is None else [by_output.sum(0)]
+                parts = [by_output.t() @ before.flatten(0, -2), *bias, *parts]
                 if len(parts) == len(self.parameters):
                     break
                 cotangent = cotangent @ parameters[f"{name}.weight"]

@@ -22,8 +22,8 @@ def flatten_rows(parameters: Mapping[str, Tensor]) -> Tensor:
 
 
 def set_gradients(parameters: Mapping[str, Tensor], vector: Tensor) -> None:
-    """``(d,)`` -> ``.grad`` of each parameter, as views."""
-    for p, gradient in zip(parameters.values(), unflatten(vector, parameters).values(), strict=True):
+    """``(d,)`` -> ``.grad`` of each parameter, as views of a copy: SGD with Nesterov momentum may write into them."""
+    for p, gradient in zip(parameters.values(), unflatten(vector.clone(), parameters).values(), strict=True):
         p.grad = gradient
 
 

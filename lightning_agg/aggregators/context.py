@@ -24,6 +24,7 @@ class Context:
         num_dropped: Rows already taken out because they were not finite.
         finite: If rows were taken out, the mask ``(M,)`` of those that stayed.
         pool_size: Workers there are; as many as rows when ``None``.
+        lr: By what the server's optimizer multiplies the aggregate.
         workers: If not all take part in the round, which those of the M rows are, ``(M,)``.
         parameters: Gives the current parameters θ, ``(d,)``.
         public_losses: Maps parameter vectors ``(K, d)`` and a number n of samples to the ``(K,)`` mean losses
@@ -36,6 +37,7 @@ class Context:
     num_dropped: int = 0
     finite: Tensor | None = field(default=None, compare=False)
     pool_size: int | None = None
+    lr: float = 1.0
     workers: Tensor | None = field(default=None, compare=False)
     parameters: Callable[[], Tensor] | None = None
     public_losses: Callable[[Tensor, int], Tensor] | None = None

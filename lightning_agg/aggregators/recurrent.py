@@ -43,7 +43,7 @@ class Recurrent(Aggregator):
         for long and lies then is trusted for a while. A row that was dropped because it was not finite is absent; in ``given``
         order the rows after it move up.
 
-    Cost: :math:`O((M + H^2) d)` for H hidden units; where losses are asked for, M + 1 forward passes on ``num_samples``
+    Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust by peers or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
     images too, two for the line search, and a gradient on them for the direction.
 
     Breakdown: none is proved; docs/learned_attacked.md measures it.
@@ -102,7 +102,7 @@ class Recurrent(Aggregator):
             in ``sorted`` order, else their mean). Each one over :math:`A_i` is an input more, by which the network multiplies
             an output more; the update is the sum of all. Before training it is SGD with momentum: the mean of these means as
             the gradient, ``output_scale`` as the step size [none].
-        line_search: Whether the step is tried on ``num_samples`` public samples first, and halved, from then on in this
+        line_search: Whether the step, times the learning rate of the server's optimizer, is tried on ``num_samples`` public samples first, and halved, from then on in this
             episode, while it would raise the loss to a quarter above the largest of the last ten rounds':
             :func:`lightning_agg.aggregators.line_search.search`. Models that want smaller steps than the one trained on then
             find them [false].
@@ -241,7 +241,9 @@ class Recurrent(Aggregator):
         """By how much the line search, if any, shortens the update ``(d,)`` of round ``step``, and what the next round needs."""
         if not self.features.line_search:
             return 1.0, seen
-        factor, carried = line_search.search(context, move, seen.search, step, self.features.num_samples)
+        factor, carried = line_search.search(
+            context, context.lr * move, seen.search, step, self.features.num_samples
+        )
         return factor, seen._replace(search=carried)
 
     def save(self, path: Path) -> None:

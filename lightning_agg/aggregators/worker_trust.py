@@ -59,8 +59,8 @@ def copies_and_same(rows: Tensor) -> tuple[Tensor, Tensor]:
     nearly = squared_distances(rows) <= NEARLY**2 * shorter
     if not bool(nearly.all()):
         return nearly.to(rows), nearly.to(rows)
-    equal = [[torch.equal(row, other) for other in rows] for row in rows]
-    return torch.eye(len(rows)).to(rows), rows.new_tensor(equal)
+    groups = torch.unique(rows, dim=0, return_inverse=True)[1]
+    return torch.eye(len(rows)).to(rows), (groups[:, None] == groups).to(rows)
 
 
 def effective_number(weights: Tensor, same: Tensor) -> Tensor:

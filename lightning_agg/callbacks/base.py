@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
 
 VALIDATION_EPISODES = 1 << 40
-"""Where the episodes of ``MetaLearner``'s validation and test begin: none of them is ever trained on."""
+"""Where the episodes of ``MetaLearner``'s validation begin: none of them is ever trained on."""
+
+TEST_EPISODES = 2 * VALIDATION_EPISODES
+"""Where those of its test begin: no aggregator is ever chosen by them."""
 
 
 class PoolCallback(L.Callback):

@@ -173,9 +173,10 @@ class ByzantineInjection(PoolCallback):
 
 
 def _in_turn(values: list[Any], episode: int) -> list[Any]:
-    """The one of the values set aside for validation whose turn it is; none in training, or where none are set aside."""
-    turn = episode - VALIDATION_EPISODES
-    return [values[turn % len(values)]] if values and turn >= 0 else []
+    """The one of the values set aside for validation and test whose turn it is; none in training, or where none are set aside."""
+    if not values or episode < VALIDATION_EPISODES:
+        return []
+    return [values[episode % VALIDATION_EPISODES % len(values)]]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -127,7 +127,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
         if self.standardize:
             mean, std = train.take(private).statistics()
             train, test = replace(train, mean=mean, std=std), replace(test, mean=mean, std=std)
-        shards = [private[shard] for shard in self.partitioner(labels[private], self.pool_size)]
+        shards = [private[shard] for shard in self.partitioner(labels[private], self.pool_size, self.seed)]
         self._check_shards([len(shard) for shard in shards])
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         train = train.to(device)

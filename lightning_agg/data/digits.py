@@ -13,7 +13,7 @@ class DigitsPool(PoolDataModule):
     """1,797 handwritten digits of 8 x 8 pixels: real data that needs no download.
 
     A fixed, stratified fifth (360 samples, the same for every seed) is the test set. The usual sizes are 200
-    validation and 100 public samples.
+    validation and 100 public samples, fewer when ``classes`` leaves less than all.
 
     Reference:
         Alpaydin and Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998; the
@@ -24,7 +24,7 @@ class DigitsPool(PoolDataModule):
 
     def usual_sizes(self, num_samples: int) -> tuple[int, int]:
         """See :meth:`PoolDataModule.usual_sizes`."""
-        return 200, 100
+        return min(200, num_samples // 7), min(100, num_samples // 14)
 
     def load(self) -> Dataset:
         """Read the digits from scikit-learn's own files."""

@@ -18,8 +18,8 @@ from lightning_agg.errors import SettingError, require
 class ImageFolderPool(PoolDataModule):
     """Your own images: a folder with one folder per class, of the formats of torchvision's ``ImageFolder`` (PNG, JPEG, ...).
 
-    Every image is read once, resized to a square, and kept in memory, with 8 bits a channel. A stratified ``test_fraction`` is held out as
-    the test set. The usual sizes are a tenth of the rest for validation and a fiftieth for the public slice.
+    Every image is read once, resized to a square, and kept in memory, with 8 bits a channel. A stratified ``test_fraction``, the same for
+    every seed, is held out as the test set. The usual sizes are a tenth of the rest for validation and a fiftieth for the public slice.
 
     Args:
         root: The folder that holds the class folders.
@@ -55,7 +55,7 @@ class ImageFolderPool(PoolDataModule):
         images = torch.stack([self._read(index, path) for path, _ in index.samples])
         labels = np.array(index.targets)
         data = LabelledImages(images, torch.from_numpy(labels).long())
-        order = stratified_order(labels, seeding.generator(self.seed, "image folder test set"))
+        order = stratified_order(labels, seeding.generator(0, "image folder test set"))
         test_size = round(self.test_fraction * len(labels))
         require(
             test_size > 0,

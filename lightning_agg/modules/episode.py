@@ -110,7 +110,7 @@ def play(
     data: LabelledImages,
 ) -> Curve:
     """``horizon`` rounds of ``episode`` from its initial ``parameters``, measured on ``data``."""
-    model = problem.learner.model
+    model, batch_size = problem.learner.model, problem.learner.data.eval_batch_size
     images, labels = data.read(torch.arange(len(data), device=data.labels.device))
     images = images.to(parameters.dtype)
     marks = range(0, horizon + 1, max(1, horizon // POINTS))[1:]
@@ -118,6 +118,6 @@ def play(
     for step in range(horizon):
         parameters = server(parameters, problem.round(parameters, episode, step), step)
         if step + 1 in marks:
-            losses.append(evaluate(model, parameters, images, labels)[0])
-    loss, accuracy = evaluate(model, parameters, images, labels)
+            losses.append(evaluate(model, parameters, images, labels, batch_size)[0])
+    loss, accuracy = evaluate(model, parameters, images, labels, batch_size)
     return Curve(torch.tensor(marks), torch.stack(losses), loss, accuracy)

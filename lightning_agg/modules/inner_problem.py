@@ -114,9 +114,9 @@ def _scaled(context: Context, scaling: Tensor) -> Context:
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, parameters: Tensor, images: Tensor, labels: Tensor
+    model: torch.nn.Module, parameters: Tensor, images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and accuracy of ``model`` at ``parameters`` ``(d,)``."""
+    """Mean loss and accuracy of ``model`` at ``parameters`` ``(d,)``, ``batch_size`` images at a time."""
     values = flat.unflatten(parameters, flat.trainable(model))
-    logits = functional_call(model, values, (images,))
+    logits = torch.cat([functional_call(model, values, (part,)) for part in torch.split(images, batch_size)])
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()

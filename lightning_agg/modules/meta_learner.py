@@ -14,7 +14,7 @@ from lightning_agg.aggregators.base import require_count, require_non_negative, 
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
-from lightning_agg.callbacks.base import VALIDATION_EPISODES
+from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
 from lightning_agg.data.images import LabelledImages
@@ -339,7 +339,7 @@ class MetaLearner(PoolModule):
     @torch.inference_mode(False)  # the workers' gradients need what inference mode takes away
     @torch.no_grad()
     def _play(self, index: int, data: LabelledImages, stage: str) -> Curve:
-        number = VALIDATION_EPISODES + index
+        number = {"val": VALIDATION_EPISODES, "test": TEST_EPISODES}[stage] + index
         start = self.initial_parameters(number).to(self.inner_parameters)
 
         def curve(server: Server) -> Curve:

@@ -259,7 +259,9 @@ class ParameterServer(PoolModule):
         )
         whole = len(workers) == self.pool_size
         indices = None if whole else torch.tensor(workers, device=self.device)
-        return replace(context, pool_size=self.pool_size, workers=indices)
+        optimizer: Any = self.optimizers()
+        lr = float(optimizer.param_groups[0]["lr"])
+        return replace(context, pool_size=self.pool_size, workers=indices, lr=lr)
 
     def _descend(self, aggregate: Tensor) -> None:
         flat.set_gradients(self.trainable, aggregate)

@@ -18,7 +18,7 @@ class Partitioner(ABC):
 
     Args:
         min_size: Smallest shard allowed, at least 1.
-        seed: Seed of the partition alone; the run's seed when ``None``.
+        seed: Seed of the partition alone; ``data.seed`` when ``None``.
     """
 
     def __init__(self, min_size: int = 1, seed: int | None = None) -> None:
@@ -26,8 +26,10 @@ class Partitioner(ABC):
         self.min_size = min_size
         self.seed = seed
 
-    def __call__(self, labels: np.ndarray, pool_size: int) -> Shards:
+    def __call__(self, labels: np.ndarray, pool_size: int, seed: int | None = None) -> Shards:
         """Labels ``(N,)`` -> ``pool_size`` sorted index arrays, each of at least ``min_size``.
+
+        ``seed`` counts where the partitioner has none of its own; the run's when ``None``, too.
 
         Raises:
             SettingError: If there are no workers or too few samples, or a shard is too small and may not be
@@ -39,7 +41,9 @@ class Partitioner(ABC):
             f"data.pool_size * partitioner.min_size must not exceed the number of training samples"
             f" (pool_size = {pool_size}, min_size = {self.min_size}, samples = {len(labels)}).",
         )
-        rng = generator(run_seed(self.seed), f"partition/{type(self).__name__}")
+        rng = generator(
+            run_seed(seed if self.seed is None else self.seed), f"partition/{type(self).__name__}"
+        )
         shards = self.fill(self.split(np.asarray(labels), pool_size, rng), rng)
         for worker, shard in enumerate(shards):
             require(

@@ -9,7 +9,7 @@ from servers import fit, quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.aggregators import Recurrent
-from lightning_agg.callbacks.base import VALIDATION_EPISODES
+from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
 from lightning_agg.modules import MetaLearner
@@ -290,6 +290,8 @@ def test_validation_meets_its_own_attacks_in_turn(tmp_path):
         ("Drop", 2),
         ("LabelFlip", 3),
     ]
+    injection.on_episode(cli.trainer, cli.model, TEST_EPISODES + 1)
+    assert (type(injection.attack).__name__, len(injection.byzantine)) == ("LabelFlip", 2)
     injection.on_episode(cli.trainer, cli.model, 0)
     assert (type(injection.attack).__name__, len(injection.byzantine)) == ("SignFlip", 1)
 

@@ -214,6 +214,9 @@ def test_images_of_the_user(tmp_path):
     assert len(data.val) == 4
     bright = data.test.images.float().mean(dim=(1, 2, 3)) > 128
     assert torch.equal(bright.long(), data.test.labels)
+    other = ready(ImageFolderPool(str(tmp_path), image_size=8, pool_size=4, batch_size=4, seed=1))
+    assert torch.equal(other.test.images, data.test.images)
+    assert not torch.equal(other.val.images, data.val.images)
     deep = ImageFolderPool(str(tmp_path))
     Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "16 bits.png")
     assert deep._read(deep._index(), str(tmp_path / "16 bits.png")).unique().tolist() == [100]
@@ -256,3 +259,18 @@ def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path):
         ready(ImageFolderPool(str(tmp_path)))
     with pytest.raises(SettingError, match=r"test_fraction = 0.01, images = 20"):
         ready(ImageFolderPool(str(tmp_path), test_fraction=0.01))
+
+
+def test_the_partition_follows_the_seed_of_the_data_unless_it_has_its_own():
+    def sizes(seed, own=None):
+        data = ready(DigitsPool(batch_size=1, seed=seed, partitioner=QuantitySkew(0.5, seed=own)))
+        return list(map(len, data.pool.shards))
+
+    assert sizes(1) == sizes(1) == sizes(2, own=1)
+    assert sizes(1) != sizes(2)
+
+
+def test_two_of_the_digits_leave_something_to_train_on():
+    data = ready(DigitsPool(pool_size=4, batch_size=16, classes=[0, 1]))
+    assert len(data.val) + len(data.public) + sum(map(len, data.pool.shards)) == 287
+    assert len(data.val) > len(data.public) > 10

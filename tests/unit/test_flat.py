@@ -20,3 +20,13 @@ def test_round_trip_with_and_without_leading_dimensions():
     assert parts["0.weight"].shape == (2, 2, 3)
     assert torch.equal(flat.flatten_rows(parts), rows)
     assert not vector.requires_grad
+
+
+def test_an_optimizer_that_writes_into_its_gradients_leaves_the_vector():
+    model, vector = nn.Linear(3, 2), torch.arange(8.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    for _ in range(2):
+        flat.set_gradients(flat.trainable(model), vector)
+        optimizer.step()
+    assert torch.equal(vector, torch.arange(8.0))
+    assert not torch.equal(model.bias.grad, vector[6:])

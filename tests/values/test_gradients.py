@@ -17,6 +17,10 @@ MODELS = {
     "relu": (lambda: MLP(10, [13], "relu"), (11,)),
     "tanh": (lambda: MLP(10, [9], "tanh"), (11,)),
     "logistic": (lambda: MLP(10, []), (11,)),
+    "linear in the last dimension": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 10)),
+        (1, 3, 5),
+    ),
     "conv": (lambda: ConvNet(10, [4, 5], hidden_size=6), (1, 9, 9)),
     "resnet": (lambda: ResNet(10, depth=8), (3, 8, 8)),
     "resnet with norm": (lambda: ResNet(10, depth=8, norm="group"), (3, 8, 8)),

@@ -1,12 +1,14 @@
 """Rounds of the server against a plain loop written out by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 from runs_models import Linear
 from servers import fit
 from torch.nn import functional as F
 
-from lightning_agg.aggregators import TrimmedMean
+from lightning_agg.aggregators import Mean, TrimmedMean
 from lightning_agg.attacks import Reverse
 from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import DigitsPool
@@ -140,3 +142,22 @@ def test_gradient_of_the_global_objective():
         step[coordinate] = 1e-5
         slope = (objective(start + step) - objective(start - step)) / 2e-5
         assert gradient[coordinate].item() == pytest.approx(slope.item(), abs=2e-6)
+
+
+def test_a_rule_is_told_the_learning_rate_of_the_round():
+    told = []
+
+    class Told(Mean):
+        def forward(self, gradients, context):
+            told.append(context.lr)
+            return super().forward(gradients, context)
+
+    fit(
+        3,
+        DigitsPool(pool_size=4, batch_size=8, seed=0),
+        aggregator=Told(),
+        model=MLP,
+        optimizer=partial(torch.optim.SGD, lr=0.5),
+        lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
+    )
+    assert told == [0.5, 0.25, 0.125]

@@ -389,6 +389,10 @@ def test_a_searching_rule_takes_shorter_steps_and_says_what_it_needs():
     assert searching(rows / 10, quadratic(1.0)).item() == pytest.approx(0.15)
     searching.reset()
     assert searching(rows / 10, quadratic(1.0)).item() == pytest.approx(0.6)
+    # What is tried is the step that the server's optimizer makes of it.
+    for lr, expected in [(0.25, 6.0), (0.5, 3.0)]:
+        searching.reset()
+        assert searching(rows, replace(quadratic(1.0), lr=lr)).item() == pytest.approx(expected)
     assert (plain.public_samples, searching.public_samples) == (0, 7)
     with pytest.raises(SettingError, match="public_size must be at least"):
         Recurrent(**settings, line_search=True)(rows)
