@@ -1,6 +1,8 @@
 """The command line: ``python cli.py fit --config configs/quickstart.yaml``."""
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +12,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_agg.aggregators
 import lightning_agg.attacks
@@ -119,6 +122,11 @@ class PoolCLI(LightningCLI):
             " training goes on for ever (max_steps = -1, max_epochs = -1, max_time = null).",
         )
         require(
+            config.overfit_batches in (0, None),
+            f"trainer.overfit_batches must be 0, got {config.overfit_batches}: rounds are drawn from shards; for few samples"
+            " set data.batch_size to full and data.val_size so that little is left.",
+        )
+        require(
             config.val_check_interval is None or config.val_check_interval > 0,
             f"trainer.val_check_interval must be above 0, got {config.val_check_interval}.",
         )
@@ -139,6 +147,8 @@ class PoolCLI(LightningCLI):
             return
         if name in self.trainer.callback_metrics:
             print(f"{title}: {float(self.trainer.callback_metrics[name]):.4f}")
+        elif self.subcommand == "fit":
+            print("not validated: training ended before the first validation, see trainer.val_check_interval")
         print(f"run: {self.run.folder}\ncurves: tensorboard --logdir {self.run.folder}")
 
     @staticmethod
@@ -184,7 +194,11 @@ def main(args: ArgsType = None) -> PoolCLI:
 
 
 def console() -> None:
-    """Entry point of the ``lightning-agg`` script: :func:`main`, with a wrong setting told in one paragraph."""
+    """Entry point of the ``lightning-agg`` script: :func:`main`, with a wrong setting told in one paragraph.
+
+    Classes of files in the working directory are found by their path, as with ``python -m``.
+    """
+    sys.path.insert(0, os.getcwd())
     # Lightning's own affairs, not the user's: a deprecated name it uses, and an advertisement.
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -194,3 +208,5 @@ def console() -> None:
         main()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own code is that of a training that has come to its end

@@ -49,6 +49,17 @@ class ResumableCSVLogger(CSVLogger):
 class _Writer(ExperimentWriter):
     def __init__(self, log_dir: str, resume_step: int | None) -> None:
         super().__init__(log_dir)
+        self._resume_step = resume_step
+        self._begun = False
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        """Add a row; before the first one, drop those after the checkpoint: a run that is refused loses none."""
+        if not self._begun:
+            self._begun = True
+            self._go_on()
+        super().log_metrics(metrics_dict, step)
+
+    def _go_on(self) -> None:
         if not os.path.exists(self.metrics_file_path):
             return
         with open(self.metrics_file_path, newline="") as file:
@@ -56,7 +67,8 @@ class _Writer(ExperimentWriter):
             self.metrics_keys = list(reader.fieldnames or [])
             # A kill may have cut the last row short.
             rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]
-        self._replace([row for row in rows if resume_step is None or _is_before(row, resume_step)])
+        until = self._resume_step
+        self._replace([row for row in rows if until is None or _is_before(row, until)])
 
     def save(self) -> None:
         """Append the rows, under the header that the file has by now: a test of the running training may have widened it."""

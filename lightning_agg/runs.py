@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_agg.errors import SettingError, require
+
+WRITTEN = {"state_dict", "global_step", "pytorch-lightning_version"}
+"""What every checkpoint of a run holds, among others."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
         " checkpoint's file, or the folder that holds the run's version_N as trainer.default_root_dir.",
     )
     # Killed before its first checkpoint: starting over is going on.
+    rank_zero_warn(f"There is no {path} yet: training starts from round 0.")
     return Run(newest)
 
 
@@ -121,16 +125,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise SettingError(
             f"ckpt_path must hold tensors and plain values only; {path} holds code, which is not run, or is no"
-            f" checkpoint: {str(error).splitlines()[0]}"
+            f" checkpoint: {_first_line(error)}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise SettingError(
             f"ckpt_path must be a complete checkpoint; {path} is truncated or damaged"
-            f" ({path.stat().st_size} bytes): {str(error).splitlines()[0]}"
+            f" ({path.stat().st_size} bytes): {_first_line(error)}"
         ) from error
+    missing = WRITTEN - (checkpoint.keys() if isinstance(checkpoint, dict) else set())
     require(
-        isinstance(checkpoint, dict) and {"state_dict", "global_step"} <= checkpoint.keys(),
-        f"ckpt_path must be a checkpoint that fit has written; {path} holds no state_dict and global_step.",
+        not missing,
+        f"ckpt_path must be a checkpoint that fit has written; {path} lacks {', '.join(sorted(missing))}.",
     )
     result: dict[str, Any] = checkpoint
     return result
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".splitlines()[0]

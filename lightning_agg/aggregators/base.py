@@ -19,7 +19,7 @@ class Aggregator(nn.Module, ABC):
     """Maps the gradients of M workers to the vector that the server's optimizer descends.
 
     To write your own, subclass and define :meth:`forward`; the class is then known to the command line by
-    its bare name::
+    its class path::
 
         class Midrange(Aggregator):
             def forward(self, gradients, context):

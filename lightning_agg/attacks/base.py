@@ -15,7 +15,7 @@ class Attack(ABC):
     """What the Byzantine workers send instead of their gradients.
 
     The attackers are omniscient: they see every honest row of the round before they answer. To write your
-    own, subclass and define :meth:`forward`; the class is then known to the command line by its bare name::
+    own, subclass and define :meth:`forward`; the class is then known to the command line by its class path::
 
         class Echo(Attack):
             def forward(self, honest, own, context):

@@ -1,5 +1,6 @@
 """The record of a run: its configuration, figures and final results."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_agg.modules.parameter_server import ParameterServer
 
 GROUPS = ("seed_everything", "model", "data", "byzantine", "noise", "compression")
+EVALUATED = ("seed_everything", "model", "data")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
 
 
@@ -61,6 +63,19 @@ class RunRecord(SaveConfigCallback):
         counts = data.pool.label_counts(data.num_classes)
         self._draw(trainer, "data/labels", label_figure(counts, data.class_names, pl_module.byzantine()))
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell of other settings than those of the training, if this is none."""
+        if trainer.state.fn == "validate":
+            self._tell_evaluation()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell of other settings than those of the training."""
+        self._tell_evaluation()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell of other settings than those of the training."""
+        self._tell_evaluation()
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the final validation."""
         self._finish(trainer)
@@ -80,25 +95,46 @@ class RunRecord(SaveConfigCallback):
         """Record the test."""
         self._finish(trainer)
 
+    def _tell_evaluation(self) -> None:
+        """Warn of settings of a test that are not those the run was trained with, and bear upon its figures."""
+        changes = self._changes(EVALUATED)
+        if changes:
+            rank_zero_warn(
+                f"The run in {self.folder} is evaluated with other settings than it was trained with: {'; '.join(changes)}."
+                f" With -c {self.folder}/{self.config_filename} they are its own; another seed splits the data anew."
+            )
+
     def _tell_changes(self) -> None:
         """Warn of settings that are not those a resumed run has had so far."""
-        path = None if self.folder is None else self.folder / self.config_filename
-        if path is None or not path.exists():
-            return
-        before, now = (
-            flat_settings({name: value for name, value in yaml.safe_load(text).items() if name in GROUPS})
-            for text in (path.read_text(), self.parser.dump(self.config, skip_none=False))
-        )
-        changes = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
+        changes = self._changes(GROUPS)
         if changes:
             rank_zero_warn(
                 f"The run in {self.folder} goes on with other settings: {'; '.join(changes)}. What a checkpoint holds"
                 " (the state of the optimizer with its lr, of the schedule, of the data's position) stays as it was."
             )
+
+    def _changes(self, groups: Iterable[str]) -> list[str]:
+        """Which settings are not those of the run's record, if there is one."""
+        recorded = self._recorded()
+        if recorded is None:
+            return []
+        present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        before, now = (
+            flat_settings({name: value for name, value in config.items() if name in groups})
+            for config in (recorded, present)
+        )
+        return [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+
+    def _recorded(self) -> dict[str, Any] | None:
+        path = None if self.folder is None else self.folder / self.config_filename
+        if path is None or not path.exists():
+            return None
+        config: dict[str, Any] = yaml.safe_load(path.read_text())
+        return config
 
     def _draw(self, trainer: L.Trainer, name: str, figure: Figure, step: int = 0) -> None:
         for logger in _tensorboards(trainer) if trainer.is_global_zero else []:
@@ -111,8 +147,10 @@ class RunRecord(SaveConfigCallback):
         final = {
             name: float(trainer.callback_metrics[name]) for name in FINAL if name in trainer.callback_metrics
         }
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=True))
-        settings = flat_settings({name: config[name] for name in GROUPS if name in config})
+        # A test may be told less than the training was.
+        config = self._recorded() or yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        settings = flat_settings({name: config[name] for name in GROUPS if config.get(name) is not None})
+        settings = {name: value for name, value in settings.items() if value != "None"}
         for logger in _tensorboards(trainer):
             logger.log_hyperparams(
                 settings, {f"final/{name.replace('/', '_')}": value for name, value in final.items()}

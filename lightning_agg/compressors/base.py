@@ -47,7 +47,7 @@ class Compressor(ABC):
     """A lossy code for the rows that workers send.
 
     Only the values that the server decodes are simulated, and the length of the message is counted. To write your own,
-    subclass and define :meth:`forward` and :meth:`bits`; the class is then known to the command line by its bare name.
+    subclass and define :meth:`forward` and :meth:`bits`; the class is then known to the command line by its class path.
     One that remembers earlier rounds puts its memory in :meth:`state_dict`.
 
     A row with a non-finite entry must not come out finite: the aggregator would not see that it is broken.

@@ -52,7 +52,11 @@ class TorchvisionPool(PoolDataModule):
         name = type(self).dataset.__name__
         try:
             return type(self).dataset(self.root, train=train, download=download)
+        except NotADirectoryError as error:
+            raise SettingError(f"data.root must be a folder, got {self.root}: {error.strerror}.") from error
         except RuntimeError as error:
+            if download:
+                raise self._not_fetched(name, error) from error
             if "not found" not in str(error).lower():
                 raise self._damaged(name, error) from error
             raise SettingError(
@@ -61,7 +65,13 @@ class TorchvisionPool(PoolDataModule):
                 f" holds {'cifar-10-batches-py' if name == 'CIFAR10' else name + '/raw'}."
             ) from error
         except (ValueError, AssertionError, EOFError, OSError) as error:
-            raise self._damaged(name, error) from error
+            raise (self._not_fetched if download else self._damaged)(name, error) from error
+
+    def _not_fetched(self, name: str, error: Exception) -> SettingError:
+        return SettingError(
+            f"data.download could not fetch or unpack the files of {name} (data.root = {self.root}): put them there by hand,"
+            f" or try again. ({type(error).__name__}: {str(error).splitlines()[0]})"
+        )
 
     def _damaged(self, name: str, error: Exception) -> SettingError:
         return SettingError(

@@ -24,7 +24,7 @@ class NoiseScale(ABC):
     """How large the noise is.
 
     To write your own, subclass and define :meth:`__call__`; the class is then known to the command line by its
-    bare name.
+    class path.
     """
 
     scheduled: bool = False

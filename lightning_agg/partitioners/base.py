@@ -14,7 +14,7 @@ class Partitioner(ABC):
     """Divides the training samples among the workers.
 
     To write your own, subclass and define :meth:`split`; the class is then known to the command line by
-    its bare name. Every partition is exhaustive and disjoint unless the class says otherwise.
+    its class path. Every partition is exhaustive and disjoint unless the class says otherwise.
 
     Args:
         min_size: Smallest shard allowed, at least 1.

@@ -15,7 +15,7 @@ class PreAggregator(nn.Module, ABC):
     """Maps the gradients of M workers, ``(M, d)``, to the rows that an aggregator sees, ``(K, d)``.
 
     To write your own, subclass and define :meth:`weights`, if the rows are weighted sums of those of the
-    workers, or else :meth:`forward`; the class is then known to the command line by its bare name, as a step
+    workers, or else :meth:`forward`; the class is then known to the command line by its class path, as a step
     of ``PreAggregated``. Calling a pre-aggregator checks the matrix and drops the rows that hold a NaN or an
     infinity.
     """

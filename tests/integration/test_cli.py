@@ -225,3 +225,30 @@ def test_a_wrong_setting_is_told_in_one_paragraph(tmp_path):
         done.stderr.splitlines()[-1] == "error: Krum: num_byzantine must satisfy 2 f + 2 < M (f = 7, M = 10)."
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, str(ROOT / "cli.py")], [str(Path(sys.executable).with_name("lightning-agg"))]],
+)
+def test_a_rule_of_ones_own_is_found_in_the_working_directory(command, tmp_path):
+    (tmp_path / "my_rules.py").write_text(
+        "from lightning_agg.aggregators import Aggregator\n"
+        "class Midrange(Aggregator):\n"
+        "    def forward(self, gradients, context):\n"
+        "        return (gradients.amin(0) + gradients.amax(0)) / 2\n"
+    )
+    args = arguments("fit", tmp_path, "--model.aggregator=my_rules.Midrange", "--trainer.max_steps=2")
+    done = subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not validated: training ended before the first validation" in done.stdout
+
+
+def test_a_test_tells_of_other_settings_than_those_of_the_training(tmp_path):
+    options = ["--trainer.max_steps=3", "--trainer.val_check_interval=3"]
+    run("fit", tmp_path, *options, "--model.aggregator=Krum", "--model.aggregator.num_byzantine=3")
+    with pytest.warns(UserWarning, match="model.aggregator was 'Krum' and is 'Mean'"):
+        run("test", tmp_path, "--model.aggregator=Mean")
+    own = str(tmp_path / "version_0" / "config.yaml")
+    run("test", tmp_path, config=own)

@@ -3,11 +3,13 @@
 import gzip
 import pickle
 import re
+from urllib.error import URLError
 
 import pytest
 import torch
 from runs import run
 
+from lightning_agg.data import MNISTPool
 from lightning_agg.errors import SettingError
 
 KRUM = ["--model.aggregator=Krum"]
@@ -156,6 +158,16 @@ def test_a_truncated_data_file_is_told(tmp_path):
         run("fit", tmp_path / "run", "--data=MNISTPool", f"--data.root={tmp_path}")
 
 
+def test_what_could_not_be_fetched_is_not_called_damaged(tmp_path, monkeypatch):
+    def no_network(root, train, download):
+        raise URLError("no network")
+
+    monkeypatch.setattr(MNISTPool, "dataset", no_network)
+    no_network.__name__ = "MNIST"
+    with pytest.raises(SettingError, match=r"data.download could not fetch .* MNIST .*no network"):
+        run("fit", tmp_path, "--data=MNISTPool", f"--data.root={tmp_path}", "--data.download=true")
+
+
 class Code:
     def __reduce__(self):
         return (print, ("this must not run",))
@@ -178,7 +190,7 @@ def test_bad_checkpoints_are_refused(tmp_path, capsys):
         (truncated, "truncated"),
         (code, "holds code"),
         (pickled, "holds code"),
-        (weights, "no state_dict"),
+        (weights, "lacks global_step, pytorch-lightning_version, state_dict"),
     ):
         with pytest.raises(SettingError, match=message):
             run("fit", tmp_path, f"--ckpt_path={path}")

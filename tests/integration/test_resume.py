@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -203,3 +204,14 @@ def test_killed_at_random_rounds(tmp_path):
     finish(start("fit", folder, *options, "--ckpt_path=last"))
     assert_same_run(checkpoint(tmp_path / "unbroken"), checkpoint(folder))
     assert metrics(tmp_path / "unbroken") == metrics(folder)
+
+
+@pytest.mark.slow
+def test_a_terminated_training_does_not_look_like_one_that_is_through(tmp_path):
+    process = start("fit", tmp_path, "--trainer.max_steps=100000", "--checkpoint.every_n_rounds=5")
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGTERM, output

@@ -3,13 +3,19 @@
 import pytest
 import torch
 import yaml
-from runs import checkpoint, finish, run, start
+from runs import checkpoint, finish, metrics, run, start
 
 from lightning_agg.errors import SettingError
 
 
 def test_refused_settings_leave_no_run(tmp_path):
-    run("fit", tmp_path, "--trainer.max_steps=3")
+    run(
+        "fit",
+        tmp_path,
+        "--trainer.max_steps=6",
+        "--trainer.val_check_interval=4",
+        "--trainer.log_every_n_steps=1",
+    )
     record = (tmp_path / "version_0" / "config.yaml").read_text()
     refused = ["--model.aggregator.num_byzantine=7"]
     with pytest.raises(SettingError):
@@ -17,9 +23,14 @@ def test_refused_settings_leave_no_run(tmp_path):
     with pytest.raises(SettingError):
         run("fit", tmp_path, *refused, "--ckpt_path=last")
     assert [path.name for path in tmp_path.glob("version_*")] == ["version_0"]
+    rows = metrics(tmp_path)
+    with pytest.raises(SettingError, match="optimizer"):
+        run("fit", tmp_path, "--model.optimizer=Adam", "--ckpt_path=best")
+    assert metrics(tmp_path) == rows
+    assert rows[-1]["step"] == "5"
     assert (tmp_path / "version_0" / "config.yaml").read_text() == record
-    run("fit", tmp_path, "--trainer.max_steps=5", "--ckpt_path=last")
-    assert checkpoint(tmp_path)["global_step"] == 5
+    run("fit", tmp_path, "--trainer.max_steps=8", "--ckpt_path=last")
+    assert checkpoint(tmp_path)["global_step"] == 8
 
 
 def test_last_is_the_newest_run_that_trained(tmp_path):

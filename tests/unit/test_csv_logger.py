@@ -62,5 +62,11 @@ def test_a_test_of_what_goes_on_stays(tmp_path):
     for step, name in ((2, "a"), (3, "a"), (3, "test/a"), (4, "test/a")):
         first.log_metrics({name: 1.0}, step=step)
         first.save()
-    logger(tmp_path, resume_step=3).experiment  # noqa: B018  opening the file
-    assert metrics(tmp_path) == [{"step": "2", "a": "1.0"}, {"step": "3", "test/a": "1.0"}]
+    again = logger(tmp_path, resume_step=3)
+    again.log_metrics({"a": 2.0}, step=3)
+    again.save()
+    assert metrics(tmp_path) == [
+        {"step": "2", "a": "1.0"},
+        {"step": "3", "test/a": "1.0"},
+        {"step": "3", "a": "2.0"},
+    ]

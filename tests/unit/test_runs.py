@@ -8,14 +8,15 @@ import torch
 
 from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.errors import SettingError
-from lightning_agg.runs import Run, locate
+from lightning_agg.runs import Run, locate, read_checkpoint
 
 
 def make(root, version, *names, step=5):
     folder = root / f"version_{version}" / "checkpoints"
     folder.mkdir(parents=True)
     for name in names:
-        torch.save({"state_dict": {}, "global_step": step}, folder / f"{name}.ckpt")
+        written = {"state_dict": {}, "global_step": step, "pytorch-lightning_version": "2.6"}
+        torch.save(written, folder / f"{name}.ckpt")
     return folder.parent
 
 
@@ -38,7 +39,8 @@ def test_last_and_best_are_those_of_the_newest_run(tmp_path):
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     make(tmp_path, 0, "last")
     newest = make(tmp_path, 1)
-    assert locate(tmp_path, "fit", "last") == Run(newest)
+    with pytest.warns(UserWarning, match="training starts from round 0"):
+        assert locate(tmp_path, "fit", "last") == Run(newest)
     with pytest.raises(SettingError, match="run fit first"):
         locate(tmp_path, "test", None)
 
@@ -47,7 +49,8 @@ def test_a_run_killed_before_it_begins_is_the_newest(tmp_path):
     make(tmp_path, 0, "last")
     killed = locate(tmp_path, "fit", None)
     assert killed.folder == tmp_path / "version_1"
-    assert locate(tmp_path, "fit", "last") == Run(killed.folder)
+    with pytest.warns(UserWarning, match="training starts from round 0"):
+        assert locate(tmp_path, "fit", "last") == Run(killed.folder)
     killed.discard()  # refused, not killed: the run before is the newest again
     assert locate(tmp_path, "fit", "last").folder == tmp_path / "version_0"
 
@@ -86,3 +89,18 @@ def test_metrics_go_on_after_a_resume(tmp_path):
     again = [(4, {"a": 40.0}), (5, {"b": 50.0})]
     assert log(tmp_path, again, resume_step=4) == first[:4] + again
     assert log(tmp_path, [(5, {"c": 1.0})]) == first[:4] + again + [(5, {"c": 1.0})]
+
+
+def test_metrics_stay_until_there_are_new_ones(tmp_path):
+    first = [(step, {"a": float(step)}) for step in range(6)]
+    assert log(tmp_path, first) == first
+    assert log(tmp_path, [], resume_step=2) == first
+    assert log(tmp_path, [(2, {"a": 9.0})], resume_step=2) == [*first[:2], (2, {"a": 9.0})]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"a,b\n1,2\n"])
+def test_a_file_that_is_no_checkpoint_is_told(content, tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=re.escape(str(path))):
+        read_checkpoint(path)
