@@ -62,11 +62,12 @@ def for_torchjd(aggregator: Aggregator) -> Any:
 def weighting_for_torchjd(aggregator: Aggregator) -> Any:
     """The influence of the rows in ``aggregator`` as a ``torchjd.aggregation.Weighting`` of the matrix.
 
-    With TorchJD's ``WeightedAggregator`` around it, a rule that combines rows aggregates as it does here.
+    With TorchJD's ``WeightedAggregator`` around it, a rule without memory that combines rows aggregates finite ones as it does
+    here, with weights of single precision.
 
     Raises:
         ModuleNotFoundError: If TorchJD is not installed.
-        SettingError: In the call, if the rule defines no influence.
+        SettingError: In the call, if the rule defines no influence or has a memory, or a row is not finite: no weight takes it out.
     """
     from torchjd.aggregation import Weighting
 
@@ -79,8 +80,14 @@ def weighting_for_torchjd(aggregator: Aggregator) -> Any:
 
         def forward(self, matrix: Tensor, /) -> Tensor:
             """``(M, d)`` -> ``(M,)``."""
-            shares = self.aggregator.influence(matrix)
             name = type(self.aggregator).__name__
+            require(
+                not self.aggregator.memory(), f"weighting_for_torchjd: {name} has a memory; see for_torchjd."
+            )
+            require(
+                bool(matrix.isfinite().all()), "weighting_for_torchjd: rows must be finite; see for_torchjd."
+            )
+            shares = self.aggregator.influence(matrix)
             require(shares is not None, f"weighting_for_torchjd: {name} defines no influence of the rows.")
             assert shares is not None
             return shares.to(matrix.dtype)

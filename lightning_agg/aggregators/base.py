@@ -1,5 +1,6 @@
 """Base class of all aggregators: rows of workers in, one gradient-like vector out."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
@@ -50,7 +51,10 @@ class Aggregator(nn.Module, ABC):
     """
 
     remembers_workers: bool = False
-    """Whether the rule carries something from round to round for each worker, so that its rows must be the workers'."""
+    """Whether the rule knows a worker from round to round, so that its rows must be the workers'."""
+
+    hides_memory: bool = False
+    """Whether it may carry something from round to round that is in none of its buffers."""
 
     spreads_nonfinite: bool = False
     """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens."""
@@ -95,6 +99,8 @@ class Aggregator(nn.Module, ABC):
     def trial(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """What a call would return, without being one: memory and ``num_nonfinite`` stay as they are."""
         parts = list(self.modules())
+        if any(isinstance(part, Aggregator) and part.hides_memory for part in parts):
+            return copy.deepcopy(self)(gradients, context)
         buffers = [(part, dict(part.named_buffers(recurse=False))) for part in parts]
         counts = [(part, part.num_nonfinite) for part in parts if isinstance(part, Aggregator)]
         try:
@@ -136,7 +142,7 @@ class Aggregator(nn.Module, ABC):
         """
         rows, context = self.finite(gradients.detach(), context)
         shares = torch.zeros(len(gradients), device=gradients.device)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(rows):
             share = self.shares(rows, context) if len(rows) else shares[:0]
         if share is None:
             return None

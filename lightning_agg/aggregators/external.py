@@ -28,8 +28,8 @@ class External(Aggregator):
 
     The rule is called with a copy of the finite rows, ``(M, d)``, and must return a tensor ``(d,)``. A row that is
     not finite is dropped before, and the rule not told: of 10 workers it may see 7. Theirs is the check of the pool,
-    in the first round. What it keeps from round to round in tensors is part of a checkpoint; randomness from a global
-    generator is not.
+    in the first round. What it keeps from round to round in tensors is part of a checkpoint, but for
+    buffers that a module makes in its first round only; randomness from a global generator is not.
 
     Cost: that of the rule, and one copy of the rows.
 
@@ -52,6 +52,8 @@ class External(Aggregator):
         >>> External(lambda rows: rows.amax(dim=0))(torch.tensor([[1.0, 4.0], [3.0, 2.0]]))
         tensor([3., 4.])
     """
+
+    hides_memory = True
 
     def __init__(self, rule: Callable[..., Any], cast: bool = False) -> None:
         super().__init__()
@@ -80,10 +82,6 @@ class External(Aggregator):
         )
         return torch.empty_like(gradients[0]).copy_(aggregate)
 
-    def trial(self, gradients: Tensor, context: Context | None = None) -> Tensor:
-        """What a call would return, found with a copy of the rule."""
-        return copy.deepcopy(self)(gradients, context)
-
     def reset(self) -> None:
         """Take the rule as it was given."""
         self.rule = self._first()
@@ -95,12 +93,17 @@ class External(Aggregator):
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Give the rule back its tensors."""
         for name, value in state.items():
-            setattr(self.rule, name, value)
+            setattr(_owner(self.rule), name, value)
 
     @property
     def _name(self) -> str:
         return getattr(self.rule, "__qualname__", type(self.rule).__qualname__)
 
 
+def _owner(rule: object) -> object:
+    """What keeps the rule's attributes: of a method its object."""
+    return getattr(rule, "__self__", rule)
+
+
 def _attributes(rule: object) -> dict[str, Any]:
-    return {} if isinstance(rule, nn.Module) else getattr(rule, "__dict__", {})
+    return {} if isinstance(rule, nn.Module) else getattr(_owner(rule), "__dict__", {})

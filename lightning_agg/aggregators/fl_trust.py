@@ -70,6 +70,8 @@ class FLTrust(Aggregator):
         blocks = contiguous_blocks(torch.float64, gradients, reference)
         inner = torch.stack([rows @ part for rows, part in blocks]).sum(dim=0)
         trust = (inner * scales / reference.square().sum()).clamp(0, 1)
-        known = trust.isfinite() & scales.isfinite()
+        # The factor of a row of next to nothing is too large for the rows' type.
+        largest = torch.finfo(torch.promote_types(gradients.dtype, torch.float32)).max
+        known = trust.isfinite() & (scales <= largest)
         trust, scales = torch.where(known, trust, 0), torch.where(known, scales, 0)
         return trust / trust.sum().clamp(min=torch.finfo(trust.dtype).tiny), scales

@@ -38,6 +38,7 @@ def drop_nonfinite(rows: Tensor, context: Context) -> tuple[Tensor, Context]:
     if finite is ...:
         return rows, context
     num_dropped = context.num_dropped + int((~finite).sum())
+    of_all = finite
     if context.finite is not None:
-        finite = context.finite.clone().masked_scatter_(context.finite, finite)
-    return rows[finite], replace(context, num_dropped=num_dropped, finite=finite)
+        of_all = context.finite.clone().masked_scatter_(context.finite, finite)
+    return rows[finite], replace(context, num_dropped=num_dropped, finite=of_all)

@@ -1,5 +1,6 @@
 """MoNNA's aggregation: the mean of the rows nearest to a trusted one."""
 
+import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.base import require_count, require_minority
@@ -38,6 +39,7 @@ class MoNNA(SelectingAggregator):
     """
 
     equivariance = "rotations"
+    remembers_workers = True
 
     def __init__(self, num_byzantine: int, reference: int = 0) -> None:
         super().__init__()
@@ -62,8 +64,11 @@ class MoNNA(SelectingAggregator):
         return distances.argsort(stable=True)[:count]
 
     def _trusted(self, gradients: Tensor, context: Context) -> Tensor:
-        if context.finite is None:
-            return gradients[self.reference]
-        if not bool(context.finite[self.reference]):
+        size = len(gradients) if context.finite is None else len(context.finite)
+        workers = torch.arange(size) if context.workers is None else context.workers.cpu()
+        sent = workers == self.reference
+        if context.finite is not None:
+            sent = sent[context.finite.cpu()]
+        if not bool(sent.any()):
             return mean_of_ranks(gradients, (len(gradients) - 1) // 2, len(gradients) // 2 + 1)
-        return gradients[int(context.finite[: self.reference].sum())]
+        return gradients[int(sent.nonzero())]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_agg.aggregators.base import Aggregator, Equivariance
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import combine
-from lightning_agg.aggregators.matrix import drop_nonfinite
+from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows
 from lightning_agg.errors import SettingError, require
 from lightning_agg.preaggregators.base import PreAggregator
 
@@ -75,9 +75,10 @@ class PreAggregated(Aggregator):
                 size = step.num_rows(size)
             self.aggregator.check(size)
             require(
-                size == pool_size or not self.aggregator.remembers_workers,
-                f"{type(self.aggregator).__name__} remembers workers and needs a row of each, but the steps leave"
-                f" {size} rows.",
+                not self.aggregator.remembers_workers
+                or (size == pool_size and all(step.keeps_workers for step in self._steps())),
+                f"{type(self.aggregator).__name__} remembers workers and needs a row of each, but the steps mix them to"
+                f" {size} rows of nobody.",
             )
         except SettingError as error:
             seen = f" for the rows that the steps leave (pool size M = {pool_size})."
@@ -107,7 +108,7 @@ class PreAggregated(Aggregator):
         """The aggregate of the rows that the steps leave."""
         rows = gradients
         for step in self._steps():
-            rows, context = self._after(step.forward(rows, context), rows, context)
+            rows, context = self._after(step.forward(rows, context), rows, step, context)
         if len(rows) == 0:
             return gradients.new_zeros(gradients.shape[1])
         aggregate: Tensor = self.aggregator.forward(rows, context)
@@ -121,10 +122,9 @@ class PreAggregated(Aggregator):
             if weights is None:
                 return None
             mixing = weights.to(mixing) @ mixing
-            rows, context = self._after(combine(weights, rows), rows, context)
-            if len(rows) < len(mixing):
-                assert context.finite is not None
-                mixing = mixing[context.finite]
+            made = combine(weights, rows)
+            mixing = mixing[finite_rows(made)]
+            rows, context = self._after(made, rows, step, context)
         shares = self.aggregator.shares(rows, context) if len(rows) else mixing.new_zeros(0)
         return None if shares is None else shares.to(mixing) @ mixing
 
@@ -132,10 +132,9 @@ class PreAggregated(Aggregator):
         return [step for step in self.steps if isinstance(step, PreAggregator)]
 
     @staticmethod
-    def _after(made: Tensor, rows: Tensor, context: Context) -> tuple[Tensor, Context]:
+    def _after(made: Tensor, rows: Tensor, step: PreAggregator, context: Context) -> tuple[Tensor, Context]:
         """Rows that a step made of ``rows``, without those that overflowed, and the context for them."""
-        if len(made) != len(rows):
-            # The rows are no longer the workers'.
+        if not step.keeps_workers or len(made) != len(rows):
             context = replace(context, finite=None, workers=None, pool_size=None)
         return drop_nonfinite(made, context)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_agg.attacks.geometry import deviation
+from lightning_agg.attacks.geometry import deviation, wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import require
 
@@ -70,7 +70,7 @@ class ALittleIsEnough(LineAttack):
     def line(self, honest: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, and the standard deviation with the sign of ``direction``."""
         rows = honest if self.statistics == "honest" else own
-        mean = rows.mean(dim=0)
+        mean = wide_mean(rows)
         shift = deviation(rows, mean, self.ddof)
         return mean, shift if self.direction == "above" else -shift
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from lightning_agg.attacks.geometry import wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import require_positive
 
@@ -39,7 +40,7 @@ class InnerProduct(LineAttack):
 
     def line(self, honest: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Zero and minus the honest mean."""
-        mean = honest.mean(dim=0)
+        mean = wide_mean(honest)
         return mean.new_zeros(1).expand_as(mean), -mean
 
     def factor(self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor) -> float:

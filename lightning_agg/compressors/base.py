@@ -72,8 +72,10 @@ class Compressor(ABC):
             f"context must name the rows and the columns of an {size} x {columns} matrix, got"
             f" {len(context.workers or ())} workers and sizes {context.sizes}.",
         )
+        # Squares of half precision vanish, and its draws are rounded to 1.
+        wide = gradients.detach().to(torch.promote_types(gradients.dtype, torch.float32))
         with torch.no_grad():
-            return self.forward(gradients.detach(), context)
+            return self.forward(wide, context).to(gradients.dtype)
 
     @abstractmethod
     def forward(self, gradients: Tensor, context: CompressionContext) -> Tensor:

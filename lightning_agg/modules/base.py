@@ -238,7 +238,7 @@ class PoolModule(L.LightningModule, ABC):
         self._resumed_optimizers = checkpoint.get("optimizers")
         memory = set(self.resizable())
         expected, stored = (
-            {name: "of any size" if name in memory else tuple(t.shape) for name, t in state.items()}
+            {name: "of any size" if name in memory else _shape(t) for name, t in state.items()}
             for state in (self.state_dict(), checkpoint.get("state_dict", {}))
         )
         for name in sorted(expected.keys() | stored.keys()):
@@ -274,3 +274,8 @@ def _told_of_the_schedule() -> Iterator[None]:
         yield
     except (ValueError, ZeroDivisionError) as error:
         raise SettingError(f"model.lr_scheduler must be given values that it accepts: {error}.") from error
+
+
+def _shape(value: object) -> object:
+    """Of a tensor; what a module keeps besides its tensors is of any shape."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

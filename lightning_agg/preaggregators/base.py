@@ -9,6 +9,7 @@ from lightning_agg.aggregators.base import Equivariance
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.linalg import combine
 from lightning_agg.aggregators.matrix import drop_nonfinite, require_matrix, sum_is_finite
+from lightning_agg.precision import full_precision
 
 
 class PreAggregator(nn.Module, ABC):
@@ -23,6 +24,9 @@ class PreAggregator(nn.Module, ABC):
     equivariance: Equivariance | None = None
     """What it commutes with, as of :class:`~lightning_agg.aggregators.Aggregator`."""
 
+    keeps_workers: bool = True
+    """Whether row i that it makes is still that of worker i."""
+
     spreads_nonfinite: bool = False
     """Whether of rows that are not finite some that it makes are not either, as of the same."""
 
@@ -35,7 +39,8 @@ class PreAggregator(nn.Module, ABC):
         require_matrix(gradients)
         self.check(len(gradients))
         gradients, context = gradients.detach(), context or NOTHING
-        with torch.set_grad_enabled(False):  # takes half the time of torch.no_grad()
+        # set_grad_enabled takes half the time of torch.no_grad().
+        with full_precision(gradients), torch.set_grad_enabled(False):
             if self.spreads_nonfinite:
                 made: Tensor = super().__call__(gradients, context)
                 if sum_is_finite(made):

@@ -39,6 +39,7 @@ class Bucketing(PreAggregator):
     """
 
     spreads_nonfinite = True
+    keeps_workers = False
 
     def __init__(self, bucket_size: int) -> None:
         super().__init__()

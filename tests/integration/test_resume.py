@@ -7,7 +7,18 @@ import time
 
 import pytest
 import torch
-from runs import WORKER_MODELS, assert_resumes, assert_same_run, checkpoint, finish, kill, metrics, run, start
+from runs import (
+    WORKER_MODELS,
+    assert_resumes,
+    assert_same,
+    assert_same_run,
+    checkpoint,
+    finish,
+    kill,
+    metrics,
+    run,
+    start,
+)
 
 from lightning_agg.errors import SettingError
 
@@ -215,3 +226,15 @@ def test_a_terminated_training_does_not_look_like_one_that_is_through(tmp_path):
     process.terminate()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, output
+
+
+def test_a_rule_of_another_library_goes_on(tmp_path):
+    options = [
+        "--model.aggregator=External", "--model.aggregator.rule=byzfl.CenteredClipping", "--model.aggregator.cast=true",
+    ]  # fmt: skip
+    run("fit", tmp_path / "whole", *options, "--trainer.max_steps=8")
+    run("fit", tmp_path / "halves", *options, "--trainer.max_steps=4")
+    run("fit", tmp_path / "halves", *options, "--trainer.max_steps=8", "--ckpt_path=last")
+    whole, halves = (checkpoint(tmp_path / name)["state_dict"] for name in ("whole", "halves"))
+    assert_same(whole, halves)
+    run("test", tmp_path / "halves", *options)

@@ -7,7 +7,7 @@ import torch
 from aggregator_cases import honest_rows
 from torch import Tensor, nn
 
-from lightning_agg.aggregators import Aggregator, External
+from lightning_agg.aggregators import Aggregator, External, PreAggregated
 from lightning_agg.attacks import InnerProduct, LineSearch
 from lightning_agg.cli import main
 from lightning_agg.errors import SettingError
@@ -166,3 +166,32 @@ def test_a_misspelt_setting_of_their_rule_is_refused(tmp_path, capsys) -> None:
             ]
         )
     assert "F" in capsys.readouterr().err
+
+
+class LastMean:
+    """Half of the mean, half of what it was before."""
+
+    def __init__(self):
+        self.last = torch.zeros(2)
+
+    def __call__(self, rows):
+        self.last = (self.last + rows.mean(0)) / 2
+        return self.last
+
+    def rule(self, rows):
+        return self(rows)
+
+
+def test_a_trial_behind_steps_leaves_its_memory():
+    rule = PreAggregated([], External(LastMean()))
+    rule(torch.ones(4, 2))
+    rule.trial(torch.full((4, 2), 100.0))
+    assert rule(torch.ones(4, 2)).tolist() == [0.75, 0.75]
+
+
+def test_the_memory_of_a_methods_object_is_kept():
+    rule = External(LastMean().rule)
+    rule(torch.ones(4, 2))
+    again = External(LastMean().rule)
+    again.load_state_dict(rule.state_dict())
+    assert again(torch.ones(4, 2)).tolist() == [0.75, 0.75]

@@ -14,9 +14,11 @@ from lightning_agg.aggregators import (
     CenteredClipping,
     Context,
     CoordinateMedian,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
+    MoNNA,
     MultiKrum,
     SignMajority,
     TrimmedMean,
@@ -409,3 +411,18 @@ def test_against_byzfl(size: int, f: int) -> None:
             )
     objective = sum_of_distances(GeometricMedian()(x).numpy(), x.numpy())
     assert objective <= sum_of_distances(byzfl.GeometricMedian(nu=1e-6, T=5)(x).numpy(), x.numpy()) + 1e-4
+
+
+def test_a_worker_who_sends_next_to_nothing_does_not_stop_fl_trust():
+    rows = torch.ones(10, 4)
+    rows[0] *= 1e-40
+    context = Context(public_gradient=lambda n: torch.ones(4))
+    assert torch.allclose(FLTrust()(rows, context), torch.ones(4))
+
+
+def test_monna_trusts_its_worker_whoever_takes_part():
+    rule, rows = MoNNA(1, reference=2), torch.tensor([[1e9], [1.0], [2.0], [3.0]])
+    present = Context(pool_size=10, workers=torch.tensor([0, 2, 5, 8]))
+    assert rule(rows, present).item() == 2.0
+    absent = Context(pool_size=10, workers=torch.tensor([9, 5, 6, 7]))
+    assert rule(rows, absent).item() == 2.0  # nearest to the median, 2.5

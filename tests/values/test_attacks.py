@@ -393,3 +393,12 @@ def test_a_trial_leaves_no_trace():
     assert torch.equal(rule.trial(matrix), expected(matrix))
     assert torch.equal(rule.center, center)
     assert rule.num_nonfinite == 1
+
+
+def test_alie_in_half_precision_is_not_the_mean():
+    honest = 1e-4 * torch.randn(8, 1000, generator=torch.Generator().manual_seed(0))
+    sent = ALittleIsEnough(z=1.5)(honest.half(), honest[:2].half())
+    expected = ALittleIsEnough(z=1.5)(honest, honest[:2])
+    shift = (expected[0] - honest.mean(0)).norm()
+    assert sent.dtype == torch.float16
+    assert (sent[0].float() - expected[0]).norm() < 0.02 * shift

@@ -5,8 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators import Context
-from lightning_agg.preaggregators import AdaptiveClipping, Bucketing, NearestNeighborMixing, NormClipping
+from lightning_agg.aggregators import Context, Mean, MoNNA, PreAggregated
+from lightning_agg.errors import SettingError
+from lightning_agg.preaggregators import (
+    AdaptiveClipping,
+    Bucketing,
+    NearestNeighborMixing,
+    NormClipping,
+    PreAggregator,
+)
 
 WIDE = 40_000
 
@@ -92,3 +99,23 @@ def test_against_byzfl(size: int, f: int) -> None:
         (AdaptiveClipping(f), byzfl.ARC(f)),
     ]:
         torch.testing.assert_close(ours(x), theirs(x.clone()), msg=lambda text, rule=ours: f"{rule}: {text}")
+
+
+class Doubled(PreAggregator):
+    def weights(self, gradients, context):
+        return 2 * torch.eye(len(gradients))
+
+
+def test_a_row_dropped_before_a_step_and_one_after_it():
+    rows = torch.ones(6, 2)
+    rows[1], rows[3] = torch.nan, 3e38
+    rule = PreAggregated([Doubled()], Mean())
+    assert rule(rows).tolist() == [2.0, 2.0]
+    assert rule.influence(rows).tolist() == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_rule_that_knows_a_worker_wants_its_row(size):
+    with pytest.raises(SettingError, match="MoNNA remembers workers"):
+        PreAggregated([Bucketing(size)], MoNNA(1)).check(10)
+    PreAggregated([NearestNeighborMixing(1)], MoNNA(1)).check(10)
