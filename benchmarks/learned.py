@@ -51,6 +51,7 @@ from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import CIFAR10Pool, MNISTPool
 from lightning_agg.models import MLP, ConvNet
 from lightning_agg.modules import ParameterServer
+from lightning_agg.partitioners import IID
 
 BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
 TUNING_SEEDS = (100, 101)
@@ -96,13 +97,20 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "Nesterov 0.9": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5),
     "Adam": (0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.12),
 }
-ATTACKED_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+ATTACKED_GRIDS: dict[str, tuple[float, ...]] = {
+    "SGD": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "Nesterov 0.9": (0.1, 0.2, 0.4, 0.8, 1.6),
+}
 CIFAR_GRIDS: dict[str, tuple[float, ...]] = {
     "SGD": (0.05, 0.1, 0.2, 0.3, 0.5),
     "Nesterov 0.9": (0.01, 0.02, 0.04, 0.06, 0.1),
     "Adam": (0.001, 0.002, 0.004, 0.008),
 }
-CIFAR_ATTACKED_GRID = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
+CIFAR_ATTACKED_GRIDS: dict[str, tuple[float, ...]] = {
+    "SGD": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+    "Nesterov 0.9": (0.005, 0.01, 0.02, 0.04),
+    "Adam": (0.001, 0.002, 0.004, 0.008),
+}
 MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
     "784-20-10": MLP,
     "784-40-10": partial(MLP, hidden_sizes=[40]),
@@ -183,6 +191,7 @@ def pool(
         root,
         val_size={"MNIST": None, "CIFAR-10": 1000}[data],
         pool_size=pool_size,
+        partitioner=IID(seed=0),  # the same shards for every seed
         batch_size=batch,
         classes=None if classes is None else list(classes),
         rounds_per_epoch=max(MARKS),
@@ -213,6 +222,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
 
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
 Column = TypeVar("Column", int, float)
+Choice = TypeVar("Choice")
 
 
 def _beside_untrained(learned: list[str]) -> list[str]:
@@ -261,19 +271,24 @@ def clean(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         losses = (spread([found[run]["loss"][str(mark)] for run in runs]) for mark in MARKS)
         yield row(_name(rule), *losses, spread([found[run]["accuracy"] for run in runs], factor=100))
     yield ""
-    yield f"Grids: {'; '.join(f'{name} {grid}' for name, grid in GRIDS.items())}."
+    yield f"Grids: {_told(GRIDS)}."
 
 
 def _best(
     measure: Measure,
-    grid: Iterable[float],
-    runs: Callable[[float], Sequence[Run]],
+    choices: Iterable[Choice],
+    runs: Callable[[Choice], Sequence[Run]],
     score: Callable[[dict[str, Any]], float],
-) -> float:
-    """The step size of the grid whose runs score highest together."""
-    tried = {lr: runs(lr) for lr in grid}
+) -> Choice:
+    """That one of the choices whose runs score highest together."""
+    tried = {choice: runs(choice) for choice in choices}
     found = measure(run for group in tried.values() for run in group)
-    return max(tried, key=lambda lr: sum(score(found[run]) for run in tried[lr]))
+    return max(tried, key=lambda choice: sum(score(found[run]) for run in tried[choice]))
+
+
+def _steps(grids: dict[str, tuple[float, ...]]) -> list[tuple[str, float]]:
+    """Each optimizer with each step size of its grid."""
+    return [(optimizer, lr) for optimizer, grid in grids.items() for lr in grid]
 
 
 def _low_loss(mark: int) -> Callable[[dict[str, Any]], float]:
@@ -332,22 +347,26 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield ""
     yield (
         "MNIST, 784-20-10 sigmoid, 10 workers, batch 64, attackers drawn per seed. Test accuracy in % after 100 rounds, mean ± standard"
-        f" deviation over {seeds} seeds. The learning rate of the hand-made rules is the best of {ATTACKED_GRID} by mean validation"
-        " accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
+        f" deviation over {seeds} seeds. Optimizer and learning rate of the hand-made rules (in brackets) are the best of {_told(ATTACKED_GRIDS)} by"
+        " mean validation accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
         f" sees {PUBLIC_SAMPLES} public samples a round, as the learned aggregators with loss information do, who are not told."
         " The ARNNs were trained under none of Reverse, LabelFlip, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200); the RNNs"
-        " met no attack in training."
+        f" met no attack in training. {WHAT_UNTRAINED_IS}"
     )
     hand_made = {3: ["Krum", "CoordinateMedian", "Zeno"], 7: ["Krum", "Zeno"], 9: ["Zeno"]}
     for number, rules in hand_made.items():
         cells: dict[str, list[str]] = {}
         means: dict[str, list[float]] = {}
         # Without losses nobody can tell a majority of liars from honest workers.
-        for rule in [*rules, *(name for name in learned if number < 5 or "arnn" in name)]:
-            lr = 1.0 if rule in learned else _tuned_under_attack(measure, rule, number)
-            runs = {a: [Run(rule, "SGD", lr, a, number, seed=s) for s in range(seeds)] for a in ATTACKS}
+        untrained = [UNTRAINED + name for name in learned if name == "mnist_arnn_lstm"]
+        able = [name for name in learned if number < 5 or "arnn" in name]
+        for rule in [*rules, *able, *untrained]:
+            name, (optimizer, lr) = _name(rule), ("SGD", 1.0)
+            if rule in rules:
+                optimizer, lr = _tuned_under_attack(measure, rule, number)
+                name = f"{rule} ({optimizer}, {lr:g})"
+            runs = {a: [Run(rule, optimizer, lr, a, number, seed=s) for s in range(seeds)] for a in ATTACKS}
             found = measure(run for group in runs.values() for run in group)
-            name = f"`{rule}`" if rule in learned else f"{rule} ({lr:g})"
             scores = {a: [found[run]["accuracy"] for run in group] for a, group in runs.items()}
             cells[name] = [spread(values, factor=100) for values in scores.values()]
             means[name] = [statistics.mean(values) for values in scores.values()]
@@ -418,11 +437,15 @@ def late(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield from _sections(measure, learned, seeds, ATTACKS, {f"from round {k}": k for k in begins}, run)
 
 
-def _tuned_under_attack(measure: Measure, rule: str, number: int) -> float:
-    def runs(lr: float) -> list[Run]:
-        return [Run(rule, "SGD", lr, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
+def _tuned_under_attack(measure: Measure, rule: str, number: int) -> tuple[str, float]:
+    def runs(step: tuple[str, float]) -> list[Run]:
+        return [Run(rule, *step, a, number, seed=TUNING_SEEDS[0], split="val") for a in ATTACKS]
 
-    return _best(measure, ATTACKED_GRID, runs, _accuracy)
+    return _best(measure, _steps(ATTACKED_GRIDS), runs, _accuracy)
+
+
+def _told(grids: dict[str, tuple[float, ...]]) -> str:
+    return "; ".join(f"{optimizer} {grid}" for optimizer, grid in grids.items())
 
 
 def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
@@ -491,8 +514,8 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
             for s in chosen
         ]  # fmt: skip
 
-    def under_attack(rule: str, lr: float) -> list[Run]:
-        return [run for a in attacks for run in runs(rule, "SGD", lr, a, TUNING_SEEDS[:1], "val")]
+    def under_attack(rule: str, step: tuple[str, float]) -> list[Run]:
+        return [run for a in attacks for run in runs(rule, *step, a, TUNING_SEEDS[:1], "val")]
 
     def losses(rule: str, optimizer: str, lr: float) -> tuple[list[str], str]:
         group = runs(rule, optimizer, lr, NO_ATTACK, range(seeds), "test")
@@ -530,23 +553,26 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield "## 7 of 10 Byzantine"
     yield ""
     yield (
-        f"Test accuracy in % after {short} rounds. The learning rate of the hand-made rules is the best by mean validation accuracy"
-        " over these very attacks. Krum is told 3 attackers (its bound), Zeno all 7."
+        f"Test accuracy in % after {short} rounds. Optimizer and learning rate of the hand-made rules are the best by mean validation"
+        " accuracy over these very attacks. Krum is told 3 attackers (its bound), Zeno all 7."
     )
     yield ""
     yield from header("aggregator", *attacks)
     for rule in ("Krum", "Zeno", *(name for name in learned if "arnn" in name)):
-        lr = 1.0
+        name, (optimizer, lr) = f"`{rule}`", ("SGD", 1.0)
         if rule not in learned:
-            lr = _best(measure, CIFAR_ATTACKED_GRID, partial(under_attack, rule), _accuracy)
+            optimizer, lr = _best(
+                measure, _steps(CIFAR_ATTACKED_GRIDS), partial(under_attack, rule), _accuracy
+            )
+            name = f"{rule} ({optimizer}, {lr:g})"
         cells = []
         for attack in attacks:
-            group = runs(rule, "SGD", lr, attack, range(seeds), "test")
+            group = runs(rule, optimizer, lr, attack, range(seeds), "test")
             found = measure(group)
             cells.append(spread([found[run]["accuracy"] for run in group], factor=100))
-        yield row(f"`{rule}`" if rule in learned else f"{rule} ({lr:g})", *cells)
+        yield row(name, *cells)
     yield ""
-    yield f"Grids: {'; '.join(f'{name} {grid}' for name, grid in CIFAR_GRIDS.items())}; under attack {CIFAR_ATTACKED_GRID}."
+    yield f"Grids: {_told(CIFAR_GRIDS)}. Under attack: {_told(CIFAR_ATTACKED_GRIDS)}."
 
 
 PARTS = {part.__name__: part for part in (clean, paired, attacked, disguised, late, sizes, transfer, cifar)}
