@@ -53,6 +53,9 @@ class Aggregator(nn.Module, ABC):
     remembers_workers: bool = False
     """Whether the rule knows a worker from round to round, so that its rows must be the workers'."""
 
+    makes_step: bool = False
+    """Whether the aggregate is a whole step, of which the server's optimizer should make no other: SGD without momentum."""
+
     hides_memory: bool = False
     """Whether it may carry something from round to round that is in none of its buffers."""
 

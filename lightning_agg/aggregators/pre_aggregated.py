@@ -64,6 +64,7 @@ class PreAggregated(Aggregator):
         self.aggregator = aggregator
         self.public_samples = aggregator.public_samples
         self.remembers_workers = aggregator.remembers_workers
+        self.makes_step = aggregator.makes_step
         self.equivariance = _equivariance({step.equivariance for step in steps}, aggregator.equivariance)
 
     def check(self, pool_size: int) -> None:
@@ -77,7 +78,7 @@ class PreAggregated(Aggregator):
             require(
                 not self.aggregator.remembers_workers
                 or (size == pool_size and all(step.keeps_workers for step in self._steps())),
-                f"{type(self.aggregator).__name__} remembers workers and needs a row of each, but the steps mix them to"
+                f"{type(self.aggregator).__name__} remembers workers and needs a row of each, but the steps leave"
                 f" {size} rows of nobody.",
             )
         except SettingError as error:

@@ -160,7 +160,9 @@ class Recurrent(Aggregator):
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
         direct = len(self.features.momenta)
-        self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
+        # Of numbers that weights replace, none is drawn.
+        with torch.random.fork_rng(devices=[], enabled=weights is not None):
+            self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
         if weights is not None:
             if widened:
                 tensors = self._widened(tensors)
@@ -174,6 +176,8 @@ class Recurrent(Aggregator):
         for name in Seen._fields:
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    makes_step = True
 
     state: Tensor
     trust: Tensor

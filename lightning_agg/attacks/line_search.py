@@ -100,7 +100,15 @@ class LineSearch(Attack):
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """The expected rule must be defined for the pool."""
         if self.aggregator is not None:
-            self.aggregator.check(pool_size)
+            try:
+                self.aggregator.check(pool_size)
+            except SettingError as error:
+                raise SettingError(f"LineSearch.aggregator: {error}") from error
+
+    def check_round(self, pool_size: int, num_byzantine: int) -> None:
+        """As :meth:`check`, and what the attack demands."""
+        self.check(pool_size, num_byzantine)
+        self.attack.check_round(pool_size, num_byzantine)
 
 
 def _farthest(tried: Problem, size: int) -> float:

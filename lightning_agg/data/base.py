@@ -118,6 +118,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
             len(dataset.classes) > 1,
             f"data must have at least two classes, {type(self).__name__} has {len(dataset.classes)}.",
         )
+        self._check_images(dataset)
         train, test = self._kept(dataset.train), self._kept(dataset.test)
         labels = train.labels.numpy()
         val_size, public_size = self._sizes(len(labels))
@@ -196,6 +197,26 @@ class PoolDataModule(L.LightningDataModule, ABC):
             f" (val_size = {val_size}, public_size = {public_size}, samples = {num_samples}).",
         )
         return val_size, public_size
+
+    @staticmethod
+    def _check_images(dataset: Dataset) -> None:
+        for part, data in (("train", dataset.train), ("test", dataset.test)):
+            images, labels = data.images, data.labels
+            require(
+                images.dtype == torch.uint8 and images.ndim == 4,
+                f"the {part} images of a data set must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}.",
+            )
+            require(
+                labels.dtype == torch.int64 and labels.shape == images.shape[:1],
+                f"the {part} labels of a data set must be int64, one for each of the {len(images)} images, got {labels.dtype} of shape"
+                f" {tuple(labels.shape)}.",
+            )
+            classes = len(dataset.classes)
+            require(
+                len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < classes),
+                f"the {part} labels of a data set must be 0 to {classes - 1}, as it names {classes} classes, got"
+                f" {torch.unique(labels).tolist()}.",
+            )
 
     def _check_shards(self, sizes: list[int]) -> None:
         require(

@@ -31,7 +31,7 @@ class PoolModule(L.LightningModule, ABC):
 
     Args:
         optimizer: Makes the optimizer of what is trained.
-        lr_scheduler: Makes the schedule of its learning rate, stepped once a training step (``ReduceLROnPlateau``: once a
+        lr_scheduler: Makes the schedule of its learning rate, stepped once a training step (``torch.optim.lr_scheduler.ReduceLROnPlateau``: once a
             validation); constant when null.
         num_threads: CPU threads of each process. The last bits of a matrix product depend on their number, so the
             default gives the same run on any machine; to use more cores, spread the workers over processes with

@@ -58,7 +58,7 @@ class MetaLearner(PoolModule):
         aggregator: The aggregator to train.
         model: Makes the model that is trained in an episode, as for ``ParameterServer``.
         optimizer: The optimizer of the aggregator's weights.
-        lr_scheduler: Schedule of its learning rate, stepped once a window (``ReduceLROnPlateau``: once a validation, on
+        lr_scheduler: Schedule of its learning rate, stepped once a window (``torch.optim.lr_scheduler.ReduceLROnPlateau``: once a validation, on
             ``meta/val_loss``); constant when null.
         horizon: Rounds of an episode, a multiple of ``truncation_length``; or a list from which it is drawn per episode.
         curriculum: The horizons are instead taken in increasing order: training goes on to the next one, episodes in

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -41,7 +42,7 @@ class ParameterServer(PoolModule):
         aggregator: Makes one ``(d,)`` vector of the ``(M, d)`` gradients.
         model: Makes the global model for a number of classes: a class whose first parameter is that number.
         optimizer: The server's optimizer, any of ``torch.optim``.
-        lr_scheduler: Schedule of its learning rate, stepped once a round (``ReduceLROnPlateau``: once a validation, on
+        lr_scheduler: Schedule of its learning rate, stepped once a round (``torch.optim.lr_scheduler.ReduceLROnPlateau``: once a validation, on
             ``val/loss``); constant when null.
         momentum: Worker momentum β in [0, 1): worker i sends m_i <- β m_i + (1 - β) g_i (Karimireddy et al., ICML
             2021).
@@ -138,7 +139,16 @@ class ParameterServer(PoolModule):
 
     def configure_optimizers(self) -> Any:
         """The server's optimizer, and its schedule if there is one."""
-        return self.optimize(self.trainable.values())
+        made = self.optimize(self.trainable.values())
+        optimizer = made if isinstance(made, torch.optim.Optimizer) else made[0][0]
+        plain = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
+        if self.aggregator.makes_step and not plain:
+            momentum = f" with momentum {optimizer.defaults['momentum']}" * ("momentum" in optimizer.defaults)
+            rank_zero_warn(
+                f"model.optimizer should be SGD without momentum, as {type(self.aggregator).__name__} makes the whole step itself,"
+                f" got {type(optimizer).__name__}{momentum}."
+            )
+        return made
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round."""

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
         ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
         ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
         ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
-        ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--data.public_size=80", "--data.batch_size=8"],
+        ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--model.optimizer.momentum=0", "--data.public_size=80", "--data.batch_size=8"],
     ],
     ids=["even pool", "uneven pool, sampled", "unequal full shards", "one worker", "error feedback", "different models", "quantised", "learned"],
 )  # fmt: skip

@@ -205,3 +205,22 @@ def test_bad_checkpoints_are_refused(tmp_path, capsys):
 
 def test_the_quickstart_itself_is_right(tmp_path):
     assert run("fit", tmp_path, "--trainer.max_steps=2").trainer.global_step == 2
+
+
+def test_a_rule_that_makes_the_step_wants_no_momentum_beside_it(tmp_path):
+    rule = ["--model.aggregator=Recurrent", "--model.aggregator.weights=mnist_arnn_lstm"]
+    with pytest.warns(UserWarning, match="Recurrent makes the whole step itself, got SGD with momentum 0.9"):
+        run("fit", tmp_path, *rule, "--trainer.max_steps=1")
+
+
+def test_the_rule_that_attackers_expect_is_checked_for_those_who_take_part(tmp_path):
+    options = [
+        "--model.participation=0.6", "--model.aggregator=CoordinateMedian", "--byzantine.attack=LineSearch",
+        "--byzantine.attack.attack=InnerProduct", "--byzantine.attack.aggregator=Krum",
+        "--byzantine.attack.aggregator.num_byzantine=3",
+    ]  # fmt: skip
+    with pytest.raises(
+        SettingError, match=re.escape("LineSearch.aggregator: Krum: num_byzantine must satisfy")
+    ):
+        run("fit", tmp_path, *options, "--trainer.max_steps=3")
+    assert not list(tmp_path.glob("version_*"))

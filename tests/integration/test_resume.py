@@ -133,6 +133,7 @@ def test_a_learned_aggregator_resumes(tmp_path):
         "--model.aggregator=Recurrent",
         "--model.aggregator.weights=cifar10_arnn_lstm",
         "--model.aggregator.line_search=true",
+        "--model.optimizer.momentum=0",
         "--data.public_size=80",
         "--byzantine.attack=LabelFlip",
         "--byzantine.num_byzantine=3",

@@ -73,7 +73,11 @@ def test_reloading_the_data_goes_on_in_the_data(tmp_path):
 
 @pytest.mark.parametrize(
     "rule",
-    [["Zeno", "--model.aggregator.num_byzantine=3"], ["FLTrust"], ["Recurrent"]],
+    [
+        ["Zeno", "--model.aggregator.num_byzantine=3"],
+        ["FLTrust"],
+        ["Recurrent", "--model.optimizer.momentum=0"],
+    ],
     ids=lambda rule: rule[0],
 )
 def test_double_precision(rule, tmp_path):

@@ -15,7 +15,7 @@ from lightning_agg.data import (
     Rounds,
     WorkerPool,
 )
-from lightning_agg.data.base import stratified_order
+from lightning_agg.data.base import Dataset, PoolDataModule, stratified_order
 from lightning_agg.data.images import EvaluationBatches, crop_and_flip
 from lightning_agg.data.pool import block, participants
 from lightning_agg.errors import SettingError
@@ -274,3 +274,26 @@ def test_two_of_the_digits_leave_something_to_train_on():
     data = ready(DigitsPool(pool_size=4, batch_size=16, classes=[0, 1]))
     assert len(data.val) + len(data.public) + sum(map(len, data.pool.shards)) == 287
     assert len(data.val) > len(data.public) > 10
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(40, 1, 2, 2), torch.arange(40) % 4, "must be uint8 of shape"),
+        (torch.zeros(40, 2, 2, dtype=torch.uint8), torch.arange(40) % 4, "must be uint8 of shape"),
+        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), (torch.arange(40) % 4).int(), "must be int64"),
+        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.arange(39) % 4, "one for each of the 40 images"),
+        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), 1 + torch.arange(40) % 4, "must be 0 to 3"),
+    ],
+)
+def test_what_a_data_set_of_ones_own_must_hold(images, labels, message):
+    class Own(PoolDataModule):
+        def load(self):
+            data = LabelledImages(images, labels)
+            return Dataset(data, data, tuple("abcd"))
+
+        def usual_sizes(self, num_samples):
+            return 4, 4
+
+    with pytest.raises(SettingError, match=message):
+        ready(Own(pool_size=2, batch_size=2))

@@ -758,3 +758,11 @@ def test_pool_sizes_that_cannot_be():
     with pytest.raises(SettingError, match=re.escape("p > 0.5 log M")):
         Recurrent(clamp_exponent=1.0).check(10)
     Recurrent(clamp_exponent=1.2).check(10)
+
+
+def test_trained_weights_draw_no_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Recurrent(weights="mnist_arnn_lstm")
+    assert torch.equal(torch.rand(1), expected)
