@@ -157,7 +157,8 @@ def test_resume_from_a_checkpoint_in_the_middle(unbroken, tmp_path):
 def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
     folder = tmp_path / "version_0"
     folder.mkdir()
-    run("fit", tmp_path, "--trainer.max_steps=3", "--ckpt_path=last")
+    with pytest.warns(UserWarning, match="training starts from round 0"):
+        run("fit", tmp_path, "--trainer.max_steps=3", "--ckpt_path=last")
     assert checkpoint(tmp_path)["global_step"] == 3
     assert not (tmp_path / "version_1").exists()
 
