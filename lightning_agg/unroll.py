@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.aggregators.recurrent_window import Window
 from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.precision import full_precision
 
@@ -112,7 +113,11 @@ def round_features(
 
 
 def advance(
-    aggregator: Recurrent, received: list[Round], now: InnerState, second_order: bool = False
+    aggregator: Recurrent,
+    received: list[Round],
+    now: InnerState,
+    second_order: bool = False,
+    workspace: Window | None = None,
 ) -> tuple[InnerState, Tensor, Tensor]:
     """One round of T tasks: the state after it, the network's inputs ``(n, T * d)``, and the factors ``(T * d,)`` of its outputs.
 
@@ -123,6 +128,7 @@ def advance(
         received: What the server of each task has received.
         now: Where the tasks are.
         second_order: Whether inputs and factors keep their graphs.
+        workspace: The network's, for rounds without a graph.
     """
     with full_precision(now.parameters):
         with torch.set_grad_enabled(second_order):
@@ -130,7 +136,7 @@ def advance(
         if torch.is_grad_enabled():
             outputs, memory = aggregator.network(inputs, now.memory)
         else:
-            outputs, memory = aggregator.network.step_(inputs, now.memory), now.memory
+            outputs, memory = aggregator.network.step_(inputs, now.memory, workspace), now.memory
         if aggregator.features.line_search:
             factors, seen = _searched(aggregator, received, now, factors, outputs, seen)
     moves = torch.nan_to_num(factors * outputs, 0.0, 0.0, 0.0)
@@ -190,13 +196,14 @@ def rollout(
     """
     inputs, factors, gradients, losses = [], [], [], []
     now = replace(state, memory=state.memory.clone())
+    workspace = aggregator.network.workspace(state.memory.shape[1])
     for k in range(length + 1):
         received = _receive(problem, now)
         gradients.append(_columns(torch.cat([item.honest_gradient for item in received]), columns))
         losses.append(torch.stack([item.honest_loss for item in received]))
         if k == length:
             break
-        now, x, factor = advance(aggregator, received, now)
+        now, x, factor = advance(aggregator, received, now, workspace=workspace)
         inputs.append(_columns(x, columns))
         factors.append(_columns(factor, columns))
     values = torch.stack(losses)

@@ -78,19 +78,26 @@ class RecurrentNetwork(nn.Module):
         after = state.clone()
         return self.step_(inputs, after), after
 
-    def step_(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """:meth:`forward` without a graph, in place: ``(n, c)`` -> ``(c,)``, and ``state`` ``(state_size, c)`` becomes that after it."""
+    def step_(self, inputs: Tensor, state: Tensor, workspace: Window | None = None) -> Tensor:
+        """:meth:`forward` without a graph, in place: ``(n, c)`` -> ``(c,)``, and ``state`` ``(state_size, c)`` becomes that after it.
+
+        A ``workspace`` of :meth:`workspace` saves making it, while the weights stay as they were then.
+        """
         if inputs.device.type != "cpu":
             output, after = self._step(inputs, state)
             state.copy_(after)
             return output
         count = inputs.shape[1]
         output = inputs.new_empty(count)
-        window = Window(self, rounds=1, width=min(CACHED, count))
+        window = workspace or self.workspace(count)
         for start in range(0, count, CACHED):
             columns = slice(start, start + CACHED)
             window.once(inputs[:, columns], state[:, columns], output[columns])
         return output
+
+    def workspace(self, count: int) -> Window:
+        """What :meth:`step_` needs for ``count`` columns."""
+        return Window(self, rounds=1, width=min(CACHED, count))
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         step = self._lstm if self.cell == "lstm" else self._gru

@@ -91,12 +91,12 @@ class Window:
         self.buffers = [buffers[i : i + 4] for i in range(0, len(buffers), 4)]
         for rows, *_ in self.buffers:
             rows[:, -1] = 1
-        self.steps = self._steps(width)
+        self.known: dict[int, list[list[_Step]]] = {}
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[Tensor], memory: Tensor) -> None:
         """Run the network on K inputs ``(n, c)``, from ``(state_size, c)``."""
-        self._fit(memory.shape[1])
+        self.steps = self._steps(memory.shape[1])
         before = [part for step in self.steps[0] for part in step.before]
         for part, value in zip(before, memory.chunk(len(before)), strict=True):
             part.copy_(value)
@@ -111,16 +111,19 @@ class Window:
     @torch.inference_mode()
     def once(self, inputs: Tensor, memory: Tensor, output: Tensor) -> None:
         """One round of ``(n, c)`` inputs: writes the output ``(c,)``, and the memory ``(state_size, c)`` in place."""
-        self._fit(memory.shape[1])
+        steps = self._steps(memory.shape[1])[0]
         apply = _lstm if self.lstm else _gru
         x, states = inputs, memory.chunk(len(self.weights))
-        for weights, step, state in zip(self.weights, self.steps[0], states, strict=True):
+        for weights, step, state in zip(self.weights, steps, states, strict=True):
             parts = state.chunk(2) if self.lstm else (state,)
             step.input.copy_(x)
             step.rows[-self.size - 1 : -1].copy_(parts[0])
             torch.mm(weights, step.rows, out=step.gates.all)
             apply(step._replace(before=parts, after=parts))
             x = parts[0]
+        if len(self.output) == 1:
+            torch.addmm(self.output_bias, self.output, x, out=output[None])
+            return
         outputs = torch.addmm(self.output_bias, self.output, x)
         outputs[1:].mul_(direct_inputs(inputs, self.output))
         torch.sum(outputs, dim=0, out=output)
@@ -129,25 +132,30 @@ class Window:
     def backward(self, cotangents: Tensor) -> None:
         """Add up the gradient of the sum of ``cotangents`` ``(K, c)`` times the outputs, after :meth:`forward`."""
         apply = _lstm_backward if self.lstm else _gru_backward
-        to_input = [weights[:, : -self.size - 1].T.contiguous() for weights in self.plain]
-        to_hidden = [weights[:, -self.size - 1 : -1].T.contiguous() for weights in self.plain]
-        by_state = [tuple(torch.zeros_like(part) for part in step.before) for step in self.steps[0]]
-        by_gates = self._gates(torch.empty_like(self.steps[0][0].gates.all))
-        scratch = torch.empty_like(by_state[0][0])
-        for cotangent, steps in zip(cotangents.flip(0), reversed(self.steps), strict=True):
-            by_outputs = cotangent[None]
-            if len(self.output) > 1:
-                factors = direct_inputs(steps[0].input, self.output)
-                by_outputs = torch.cat([by_outputs, factors * cotangent])
-            by_state[-1][0].addmm_(self.output.T, by_outputs)
-            self.output_sum.addmm_(by_outputs, steps[-1].after[0].T)
-            self.output_bias_sum.add_(by_outputs.sum(dim=1, keepdim=True))
+        size, (height, count) = self.size, self.steps[0][0].gates.all.shape
+        by_hidden = self.output.new_zeros(len(self.plain) * size, count)
+        # Of a layer: what its gates have read of the hidden units, those of the layer below it and its own.
+        read = [by_hidden[max(layer - 1, 0) * size : (layer + 1) * size] for layer in range(len(self.plain))]
+        to_hidden = [
+            weights[:, -len(part) - 1 : -1].T.contiguous()
+            for weights, part in zip(self.plain, read, strict=True)
+        ]
+        by_state = [
+            (part[-size:], *map(torch.zeros_like, step.before[1:]))
+            for part, step in zip(read, self.steps[0], strict=True)
+        ]
+        by_gates = self._gates(by_hidden.new_empty(height, count))
+        by_outputs = cotangents[:, None]
+        if len(self.output) > 1:
+            factors = torch.stack([direct_inputs(steps[0].input, self.output) for steps in self.steps])
+            by_outputs = torch.cat([by_outputs, factors * by_outputs], dim=1)
+        self.output_bias_sum.add_(by_outputs.sum(dim=(0, 2))[:, None])
+        for by_output, steps in zip(by_outputs.flip(0), reversed(self.steps), strict=True):
+            by_state[-1][0].addmm_(self.output.T, by_output)
+            self.output_sum.addmm_(by_output, steps[-1].after[0].T)
             for layer in range(len(steps) - 1, -1, -1):
-                apply(steps[layer], by_state[layer], by_gates, scratch)
-                # A GRU's hidden units pass on a part of themselves; of an LSTM's, what is here is used up.
-                by_state[layer][0].addmm_(to_hidden[layer], by_gates.all, beta=0 if self.lstm else 1)
-                if layer > 0:
-                    by_state[layer - 1][0].addmm_(to_input[layer], by_gates.all)
+                apply(steps[layer], by_state[layer], by_gates)
+                read[layer].addmm_(to_hidden[layer], by_gates.all)
                 # Transposed, it takes a quarter less time.
                 self.sums[layer].addmm_(steps[layer].rows, by_gates.all.T)
 
@@ -180,15 +188,16 @@ class Window:
         proposal[:, of_hidden] = 0
         return torch.cat([whole[: 2 * self.size], proposal, hidden_part])
 
-    def _fit(self, width: int) -> None:
-        if width != self.steps[0][0].rows.shape[1]:
-            self.steps = self._steps(width)
-
     def _gates(self, gates: Tensor) -> _Gates:
         return _Gates(gates, gates[: (3 if self.lstm else 2) * self.size], gates.chunk(4))
 
     def _steps(self, width: int) -> list[list[_Step]]:
-        """What is computed in each round and layer."""
+        """What is computed in each round and layer, of so many coordinates."""
+        if width not in self.known:
+            self.known[width] = self._views(width)
+        return self.known[width]
+
+    def _views(self, width: int) -> list[list[_Step]]:
         layers = []
         for buffers in self.buffers:
             rows, gates, cells, squashed = (buffer[..., :width] for buffer in buffers)
@@ -221,13 +230,14 @@ def _lstm(step: _Step) -> None:
     torch.mul(outgate, _tanh(new_cell, out=step.squashed), out=new_hidden)
 
 
-def _lstm_backward(step: _Step, by_state: tuple[Tensor, ...], by_gates: _Gates, scratch: Tensor) -> None:
+def _lstm_backward(step: _Step, by_state: tuple[Tensor, ...], by_gates: _Gates) -> None:
     by_hidden, by_cell = by_state
     ingate, forget, outgate, proposed = step.gates.blocks
     by_ingate, by_forget, by_outgate, by_proposed = by_gates.blocks
     torch.mul(by_hidden, step.squashed, out=by_outgate)
-    by_hidden.mul_(outgate)
-    by_cell.add_(_tanh_backward(by_hidden, step.squashed, grad_input=scratch))
+    # By tanh' = 1 - tanh^2, with the new hidden units, which are outgate * tanh.
+    by_cell.addcmul_(by_hidden, outgate).addcmul_(by_outgate, step.after[0], value=-1)
+    by_hidden.zero_()  # all that depends on them is in by_gates
     torch.mul(by_cell, proposed, out=by_ingate)
     torch.mul(by_cell, step.before[1], out=by_forget)
     torch.mul(by_cell, ingate, out=by_proposed)
@@ -244,16 +254,17 @@ def _gru(step: _Step) -> None:
     torch.lerp(proposed, hidden, update, out=new_hidden)
 
 
-def _gru_backward(step: _Step, by_state: tuple[Tensor, ...], by_gates: _Gates, scratch: Tensor) -> None:
+def _gru_backward(step: _Step, by_state: tuple[Tensor, ...], by_gates: _Gates) -> None:
     (by_hidden,), (hidden,) = by_state, step.before
     reset, update, proposed, from_hidden = step.gates.blocks
     by_reset, by_update, by_proposed, by_from_hidden = by_gates.blocks
     torch.sub(hidden, proposed, out=by_update).mul_(by_hidden)
-    torch.mul(by_hidden, update, out=scratch)
-    _tanh_backward(by_hidden.sub_(scratch), proposed, grad_input=by_proposed)
+    torch.mul(by_hidden, update, out=by_from_hidden)
+    torch.sub(by_hidden, by_from_hidden, out=by_proposed)
+    by_hidden.copy_(by_from_hidden)
+    _tanh_backward(by_proposed, proposed, grad_input=by_proposed)
     torch.mul(by_proposed, from_hidden, out=by_reset)
     torch.mul(by_proposed, reset, out=by_from_hidden)
-    by_hidden.copy_(scratch)
     _sigmoid_backward(by_gates.sigmoids, step.gates.sigmoids, grad_input=by_gates.sigmoids)
 
 
