@@ -28,8 +28,9 @@ class External(Aggregator):
 
     The rule is called with a copy of the finite rows, ``(M, d)``, and must return a tensor ``(d,)``. A row that is
     not finite is dropped before, and the rule not told: of 10 workers it may see 7. Theirs is the check of the pool,
-    in the first round. What it keeps from round to round in tensors is part of a checkpoint, but for
-    buffers that a module makes in its first round only; randomness from a global generator is not.
+    in the first round. What it has changed in itself since it was made is part of a checkpoint: its attributes, and those and the
+    buffers of a module and of its parts, as far as they are tensors, numbers, texts, or tuples, lists and dicts of these. Objects of
+    other kinds, such as NumPy's arrays, and randomness from a global generator are not.
 
     Cost: that of the rule, and one copy of the rows.
 
@@ -55,12 +56,14 @@ class External(Aggregator):
 
     hides_memory = True
 
+    rule: Callable[..., Any]
+
     def __init__(self, rule: Callable[..., Any], cast: bool = False) -> None:
         super().__init__()
         require(callable(rule), f"External.rule must be a function of the matrix, got {rule!r}.")
-        self.rule = rule
         self.cast = cast
         self._first = partial(copy.deepcopy, copy.deepcopy(rule))
+        self._take(rule)
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """What the rule returns, checked and copied."""
@@ -84,26 +87,73 @@ class External(Aggregator):
 
     def reset(self) -> None:
         """Take the rule as it was given."""
-        self.rule = self._first()
+        self._take(self._first())
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """The tensors that the rule keeps; those of a module are in the state dict as it is."""
-        return {name: value for name, value in _attributes(self.rule).items() if isinstance(value, Tensor)}
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the rule has changed in itself since it was made, by its name."""
+        first = _attributes(self._first())
+        return {
+            name: value
+            for name, value in _attributes(self.rule).items()
+            if _is_plain(value) and not (name in first and _same(value, first[name]))
+        }
 
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Give the rule back its tensors."""
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Give the rule back what it had changed."""
+        self.reset()
         for name, value in state.items():
-            setattr(_owner(self.rule), name, value)
+            part, _, leaf = name.rpartition(".")
+            setattr(_parts(self.rule)[part], leaf, copy.deepcopy(value))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "External":
+        if isinstance(self.rule, nn.Module):
+            self.rule._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _take(self, rule: Callable[..., Any]) -> None:
+        # Past nn.Module, or the state dict would have the buffers that a module has now, and a fresh one may have none of them.
+        object.__setattr__(self, "rule", rule)
 
     @property
     def _name(self) -> str:
         return getattr(self.rule, "__qualname__", type(self.rule).__qualname__)
 
 
-def _owner(rule: object) -> object:
-    """What keeps the rule's attributes: of a method its object."""
-    return getattr(rule, "__self__", rule)
+def _parts(rule: object) -> dict[str, object]:
+    """What keeps the rule's attributes, by its name: the parts of a module, and of a method its object."""
+    return (
+        dict(rule.named_modules()) if isinstance(rule, nn.Module) else {"": getattr(rule, "__self__", rule)}
+    )
 
 
 def _attributes(rule: object) -> dict[str, Any]:
-    return {} if isinstance(rule, nn.Module) else getattr(_owner(rule), "__dict__", {})
+    """The attributes of all parts, without what every module has."""
+    usual = vars(nn.Module())
+    return {
+        f"{part}.{name}" if part else name: value
+        for part, owner in _parts(rule).items()
+        for name, value in {**getattr(owner, "__dict__", {}), **getattr(owner, "_buffers", {})}.items()
+        if name not in usual
+    }
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a checkpoint can hold it."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value.keys(), *value.values()]))
+    return value is None or isinstance(value, Tensor | bool | int | float | str | torch.dtype | torch.device)
+
+
+def _same(value: Any, other: Any) -> bool:
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, Tensor):
+        return (value.dtype, value.device) == (other.dtype, other.device) and torch.equal(value, other)
+    if isinstance(value, tuple | list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in value)
+    return bool(value == other)

@@ -24,6 +24,9 @@ class Last:
         self.center = mean if self.center is None else (self.center + mean) / 2
         return self.center
 
+    def rule(self, rows: Tensor) -> Tensor:
+        return self(rows)
+
 
 class Scaled(nn.Module):
     def __init__(self) -> None:
@@ -62,16 +65,62 @@ def test_a_trial_leaves_the_memory_as_it_is_and_reset_forgets() -> None:
     assert torch.equal(aggregator(3 * rows), torch.full((2,), 3.0))
 
 
-def test_memory_survives_a_checkpoint() -> None:
-    aggregator, restored = External(Last()), External(Last())
+@pytest.mark.parametrize("of", [lambda rule: rule, lambda rule: rule.rule], ids=["object", "its method"])
+def test_memory_survives_a_checkpoint(of) -> None:
+    aggregator, restored = External(of(Last())), External(of(Last()))
     aggregator(torch.ones(3, 2))
     restored.load_state_dict(aggregator.state_dict())
     assert torch.equal(restored(torch.full((3, 2), 3.0)), torch.full((2,), 2.0))
 
 
-def test_a_module_is_part_of_the_model() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("GradVac", {}),
+        ("ExcessMTL", {"robust_step_size": 0.1, "n_warmup_steps": 1}),
+        ("PCD", {}),
+    ],
+)
+def test_what_a_module_makes_in_its_first_round_survives_a_checkpoint(
+    name: str, options: dict[str, Any], tmp_path
+) -> None:
+    make = getattr(pytest.importorskip("torchjd.aggregation"), name)
+    aggregator, restored = External(make(**options)), External(make(**options))
+    for seed in range(3):
+        aggregator(honest_rows(4, seed=seed))
+        restored(honest_rows(5))  # is forgotten
+    torch.save(aggregator.state_dict(), tmp_path / "state")
+    restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    rows, results = honest_rows(4, seed=3), []
+    for rule in (aggregator, restored):
+        torch.manual_seed(0)  # GradVac draws from the global generator
+        results.append(rule(rows))
+    assert torch.equal(*results)
+
+
+def test_a_checkpoint_has_what_has_changed_and_not_the_settings() -> None:
+    class Decaying(nn.Module):
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.rate, self.rounds, self.seen = rate, 0, [torch.zeros(2)]
+
+        def forward(self, rows: Tensor) -> Tensor:
+            self.rounds += 1
+            self.seen = [rows[0]]
+            return self.rate**self.rounds * rows.mean(dim=0)
+
+    aggregator = External(Decaying(0.5))
+    aggregator(torch.ones(3, 2))
+    state = aggregator.get_extra_state()
+    assert state.keys() == {"rounds", "seen"}
+    other = External(Decaying(0.1))
+    other.load_state_dict(aggregator.state_dict())
+    assert other(torch.ones(3, 2)).tolist() == pytest.approx([0.01, 0.01])
+
+
+def test_a_module_goes_where_the_model_goes() -> None:
     aggregator = External(Scaled()).double()
-    assert aggregator.state_dict()["rule.scale"].dtype == torch.float64
+    assert aggregator.rule.scale.dtype == torch.float64
     assert torch.equal(aggregator(torch.ones(3, 2, dtype=torch.float64)), torch.full((2,), 2.0).double())
 
 
@@ -168,30 +217,8 @@ def test_a_misspelt_setting_of_their_rule_is_refused(tmp_path, capsys) -> None:
     assert "F" in capsys.readouterr().err
 
 
-class LastMean:
-    """Half of the mean, half of what it was before."""
-
-    def __init__(self):
-        self.last = torch.zeros(2)
-
-    def __call__(self, rows):
-        self.last = (self.last + rows.mean(0)) / 2
-        return self.last
-
-    def rule(self, rows):
-        return self(rows)
-
-
-def test_a_trial_behind_steps_leaves_its_memory():
-    rule = PreAggregated([], External(LastMean()))
+def test_a_trial_behind_steps_leaves_its_memory() -> None:
+    rule = PreAggregated([], External(Last()))
     rule(torch.ones(4, 2))
     rule.trial(torch.full((4, 2), 100.0))
-    assert rule(torch.ones(4, 2)).tolist() == [0.75, 0.75]
-
-
-def test_the_memory_of_a_methods_object_is_kept():
-    rule = External(LastMean().rule)
-    rule(torch.ones(4, 2))
-    again = External(LastMean().rule)
-    again.load_state_dict(rule.state_dict())
-    assert again(torch.ones(4, 2)).tolist() == [0.75, 0.75]
+    assert rule(torch.full((4, 2), 3.0)).tolist() == [2.0, 2.0]
