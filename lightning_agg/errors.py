@@ -1,4 +1,7 @@
-"""The one error for settings that cannot be."""
+"""The one error for settings that cannot be, and checks that raise it."""
+
+import math
+from numbers import Integral, Real
 
 
 class SettingError(ValueError):
@@ -15,6 +18,35 @@ def require(condition: bool, message: str) -> None:
         raise SettingError(message)
 
 
+def require_count(name: str, value: int, minimum: int = 0) -> None:
+    """Check that a constructor argument is an integer of at least ``minimum``."""
+    require(
+        _is(Integral, value) and value >= minimum,
+        f"{name} must be an integer of at least {minimum}, got {value!r}.",
+    )
+
+
 def require_positive(name: str, value: float) -> None:
     """Check that a constructor argument is a finite number above 0."""
-    require(0 < value < float("inf"), f"{name} must be a finite number above 0, got {value!r}.")
+    require(
+        _is(Real, value) and 0 < value < math.inf, f"{name} must be a finite number above 0, got {value!r}."
+    )
+
+
+def require_non_negative(name: str, value: float) -> None:
+    """Check that a constructor argument is a finite number of at least 0."""
+    require(
+        _is(Real, value) and 0 <= value < math.inf,
+        f"{name} must be a finite number of at least 0, got {value!r}.",
+    )
+
+
+def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Check that a constructor argument is one of ``choices``, such as ``get_args`` of its ``Literal`` type."""
+    known = any(type(value) is type(choice) and value == choice for choice in choices)
+    require(known, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _is(kind: type, value: object) -> bool:
+    """Whether it is such a number, Python's or NumPy's."""
+    return isinstance(value, kind) and not isinstance(value, bool)

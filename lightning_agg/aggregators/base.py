@@ -1,7 +1,6 @@
 """Base class of all aggregators: rows of workers in, one gradient-like vector out."""
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -66,9 +65,9 @@ class Aggregator(nn.Module, ABC):
         """``(M, d)`` -> ``(d,)``, same dtype and device, without graph; ``gradients`` is never modified.
 
         Raises:
-            SettingError: If ``gradients`` is not a floating matrix, or M breaks the rule's bound.
+            SettingError: If ``gradients`` is not a floating matrix of torch, or M breaks the rule's bound.
         """
-        if gradients.requires_grad:
+        if getattr(gradients, "requires_grad", False):
             gradients = gradients.detach()
         memory = self.memory()
         if self.spreads_nonfinite:
@@ -143,6 +142,7 @@ class Aggregator(nn.Module, ABC):
         For a combination of rows, their weights; for a coordinate-wise rule, the mean over coordinates; 0
         for a dropped row. ``None`` for a rule that does not define it. Leaves the memory as it is.
         """
+        require_matrix(gradients)
         rows, context = self.finite(gradients.detach(), context)
         shares = torch.zeros(len(gradients), device=gradients.device)
         with torch.no_grad(), full_precision(rows):
@@ -189,34 +189,6 @@ class Aggregator(nn.Module, ABC):
             if stored is not None and (stored.shape, stored.dtype) != (buffer.shape, buffer.dtype):
                 self._set_memory(name, torch.zeros_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def require_count(name: str, value: int, minimum: int = 0) -> None:
-    """Check that a constructor argument is an integer of at least ``minimum``."""
-    require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
-        f"{name} must be an integer of at least {minimum}, got {value!r}.",
-    )
-
-
-def require_positive(name: str, value: float) -> None:
-    """Check that a constructor argument is a positive, finite number."""
-    require(_is_number(value) and value > 0, f"{name} must be a positive finite number, got {value!r}.")
-
-
-def require_non_negative(name: str, value: float) -> None:
-    """Check that a constructor argument is a finite number of at least 0."""
-    require(_is_number(value) and value >= 0, f"{name} must be a finite number of at least 0, got {value!r}.")
-
-
-def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Check that a constructor argument is one of ``choices``, such as ``get_args`` of its ``Literal`` type."""
-    known = any(type(value) is type(choice) and value == choice for choice in choices)
-    require(known, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def require_minority(name: str, num_byzantine: int, pool_size: int) -> None:

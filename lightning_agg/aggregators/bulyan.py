@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_count
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
 from lightning_agg.aggregators.nearest import mean_of_nearest, shares_of_nearest
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 
 
 class Bulyan(Aggregator):

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.spectrum import spread, top_direction
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
+from lightning_agg.errors import require_count
 
 
 class CAF(WeightedAggregator):

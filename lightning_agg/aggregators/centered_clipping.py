@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_count, require_positive
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import distances_to
-from lightning_agg.errors import SettingError
+from lightning_agg.errors import SettingError, require_count, require_positive
 
 
 class CenteredClipping(Aggregator):

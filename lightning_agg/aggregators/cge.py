@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import norms
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
+from lightning_agg.errors import require_count
 
 
 class CGE(SelectingAggregator):

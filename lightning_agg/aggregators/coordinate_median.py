@@ -4,9 +4,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_choice
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.ranks import mean_of_ranks, shares_of_ranks
+from lightning_agg.errors import require_choice
 
 Even = Literal["midpoint", "lower"]
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_agg import seeding
-from lightning_agg.aggregators.base import require_count, require_minority, require_positive
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
 from lightning_agg.aggregators.spectrum import spread, top_direction
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count, require_positive
 
 
 class DnC(SelectingAggregator):
@@ -71,7 +71,7 @@ class DnC(SelectingAggregator):
         f, c = self.num_byzantine, self.filter_fraction
         require_minority("DnC", f, pool_size)
         require(
-            math.floor(c * f) < pool_size,
+            self._num_filtered(f) < pool_size,
             f"DnC: filter_fraction must satisfy floor(c f) < M (c = {c}, f = {f}, M = {pool_size}).",
         )
 
@@ -81,7 +81,7 @@ class DnC(SelectingAggregator):
 
     def selected(self, gradients: Tensor, context: Context) -> Tensor:
         """Indices of the rows left out least often."""
-        num_filtered = math.floor(self.filter_fraction * context.remaining(self.num_byzantine))
+        num_filtered = self._num_filtered(context.remaining(self.num_byzantine))
         times_out = torch.zeros(len(gradients), dtype=torch.int64)
         for iteration in range(self.num_iterations if num_filtered else 0):
             distances = spread(self._drawn(gradients, context, iteration))
@@ -91,6 +91,9 @@ class DnC(SelectingAggregator):
             if gradients.shape[1] <= self.num_coordinates:
                 break
         return (times_out == times_out.min()).nonzero()[:, 0].to(gradients.device)
+
+    def _num_filtered(self, num_byzantine: int) -> int:
+        return math.floor(round(self.filter_fraction * num_byzantine, 9))  # 0.29 * 100 is 28.999...
 
     def _drawn(self, gradients: Tensor, context: Context, iteration: int) -> Tensor:
         width = gradients.shape[1]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_count
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import combine, contiguous_blocks, norms
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 
 
 class FLTrust(Aggregator):

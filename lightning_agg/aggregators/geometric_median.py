@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_non_negative, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import FEW, combine, distances_to, products_about, squared_distances
 from lightning_agg.aggregators.ranks import mean_of_ranks
 from lightning_agg.aggregators.spectrum import centred_gram
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
+from lightning_agg.errors import require_count, require_non_negative, require_positive
 
 Matrix = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ class GeometricMedian(WeightedAggregator):
         # NumPy, because its calls on M numbers take a third of the time of torch's.
         # z = sum_i c_i u_i, u_i the unit vector along row i: so rows of 1e30 and of 1 mix without cancellation.
         lengths = np.sqrt(np.maximum(gram.diagonal(), 0))
-        divisor = np.maximum(lengths, np.finfo(gram.dtype).tiny)
+        divisor = np.where(lengths > 0, lengths, np.inf)  # a row at the center has no direction
         cosines = gram / divisor / divisor[:, None]
         c = along = weights = distances = np.zeros(len(gram))
         for _ in range(self.iterations):

@@ -5,12 +5,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_choice, require_count
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
 from lightning_agg.aggregators.ranks import sort_rows
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_choice, require_count
 
 Neighbors = Literal["paper", "byzfl"]
 Power = Literal[1, 2]

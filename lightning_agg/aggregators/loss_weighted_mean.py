@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
+from lightning_agg.errors import require_count, require_positive
 
 
 class LossWeightedMean(WeightedAggregator):

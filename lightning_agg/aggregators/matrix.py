@@ -10,8 +10,10 @@ from lightning_agg.aggregators.context import Context
 from lightning_agg.errors import SettingError
 
 
-def require_matrix(gradients: Tensor) -> None:
+def require_matrix(gradients: object) -> None:
     """Raise :class:`SettingError` unless ``gradients`` is a floating matrix with rows and columns."""
+    if not isinstance(gradients, Tensor):
+        raise SettingError(f"gradients must be a torch.Tensor (M, d), got {type(gradients).__name__}.")
     if gradients.ndim != 2 or not gradients.is_floating_point() or gradients.numel() == 0:
         raise SettingError(
             "gradients must be a floating (M, d) matrix with M, d >= 1, got"

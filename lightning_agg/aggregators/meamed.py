@@ -4,9 +4,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_choice, require_count, require_minority
+from lightning_agg.aggregators.base import Aggregator, require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.nearest import mean_of_nearest, shares_of_nearest
+from lightning_agg.errors import require_choice, require_count
 
 Even = Literal["midpoint", "lower"]
 

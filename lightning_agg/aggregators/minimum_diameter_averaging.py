@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
 from lightning_agg.aggregators.smallest_diameter import smallest_diameter_subset
+from lightning_agg.errors import require_count
 
 
 class MinimumDiameterAveraging(SelectingAggregator):
@@ -25,7 +26,7 @@ class MinimumDiameterAveraging(SelectingAggregator):
         El Mhamdi et al., `Genuinely Distributed Byzantine Machine Learning <https://arxiv.org/abs/1905.03853>`_,
         PODC 2020, after Rousseeuw, *Multivariate estimation with high breakdown point*, 1985. Of several
         subsets of the same diameter we take that of the smallest next largest distance, and so on, not the
-        first; it does not depend on the order of the rows.
+        first: only where distances are equal to the bit does it depend on the order of the rows.
 
     Args:
         num_byzantine: Number :math:`f` of rows left out, at least 0; the pool must satisfy :math:`2 f < M`.

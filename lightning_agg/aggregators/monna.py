@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import distances_to
 from lightning_agg.aggregators.ranks import mean_of_ranks
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 
 
 class MoNNA(SelectingAggregator):

@@ -1,8 +1,7 @@
 """Multi-Krum."""
 
-from lightning_agg.aggregators.base import require_count
 from lightning_agg.aggregators.krum import Krum, Neighbors, Power
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 
 
 class MultiKrum(Krum):

@@ -9,10 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_choice, require_count, require_positive
 from lightning_agg.aggregators.recurrent_network import Cell
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import SettingError, require, require_choice, require_count, require_positive
 
 ARCHITECTURE: dict[str, Any] = {
     "cell": "lstm",
@@ -120,6 +119,10 @@ def check_settings(settings: dict[str, Any]) -> None:
             uses_trust or not settings[name],
             f"{name} needs gate true, loss_information true or worker_order trust, got {settings[name]} and none of them.",
         )
+    require(
+        uses_trust or settings["trust"] == "losses",
+        "trust peers needs gate true or worker_order trust, got neither.",
+    )
     require(
         settings["direction_decay"] > 0 or not settings["direction_margin"],
         f"direction_margin needs a direction_decay above 0, got {settings['direction_margin']} and 0.",

@@ -5,9 +5,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_choice
+from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import column_blocks
+from lightning_agg.errors import require_choice
 
 Ties = Literal["abstain", "positive"]
 

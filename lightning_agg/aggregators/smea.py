@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
 from lightning_agg.aggregators.spectrum import Array, centred_gram, spread, top_direction
+from lightning_agg.errors import require_count
 
 
 class SMEA(SelectingAggregator):

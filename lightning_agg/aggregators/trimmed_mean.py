@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_count, require_minority
+from lightning_agg.aggregators.base import Aggregator, require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.ranks import mean_of_ranks, shares_of_ranks
+from lightning_agg.errors import require_count
 
 
 class TrimmedMean(Aggregator):

@@ -5,15 +5,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import (
+from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
+from lightning_agg.errors import (
+    require,
     require_choice,
     require_count,
     require_non_negative,
     require_positive,
 )
-from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
-from lightning_agg.errors import require
 
 Penalty = Literal["norm", "mean_square"]
 

@@ -8,7 +8,7 @@ and answers with ``(f, d)`` rows. What else it may know (the round, who is who, 
 against the direction       :class:`SignFlip`, :class:`BitFlip`, :class:`Reverse`, :class:`InnerProduct`
 hidden among honest rows    :class:`ALittleIsEnough`, :class:`MinMax`, :class:`MinSum`, :class:`Mimic`
 that know the rule          :class:`LineSearch` over an attack with a factor, a :class:`LineAttack`
-that seem independent       :class:`Disguise` of another attack
+that seem independent       :class:`Disguise` of another attack; :class:`Wrapper` is for others of that kind
 through the data            :class:`LabelFlip`
 blind                       :class:`Gaussian`, :class:`Drop`, :class:`Infinity`, :class:`NotANumber`
 ==========================  ===========================================================================
@@ -39,6 +39,7 @@ from lightning_agg.attacks.min_sum import MinSum
 from lightning_agg.attacks.not_a_number import NotANumber
 from lightning_agg.attacks.reverse import Reverse
 from lightning_agg.attacks.sign_flip import SignFlip
+from lightning_agg.attacks.wrapper import Wrapper
 
 __all__ = [
     "ALittleIsEnough",
@@ -59,4 +60,5 @@ __all__ = [
     "NotANumber",
     "Reverse",
     "SignFlip",
+    "Wrapper",
 ]

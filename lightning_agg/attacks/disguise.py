@@ -1,22 +1,22 @@
 """Another attack, whose rows do not look alike."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
+from lightning_agg.attacks.wrapper import Wrapper
 from lightning_agg.errors import require, require_positive
 from lightning_agg.seeding import normal
 
 
-class Disguise(Attack):
+class Disguise(Wrapper):
     r"""Adds to every row of another attack noise of its own, :math:`s` times as long as the row.
 
     Most attacks send one and the same row from all attackers, which a rule that looks for copies (``distrust_copies`` of
     ``Recurrent``, FoolsGold) tells at once. The mean of the rows, which does the harm, hardly changes. A row that is
-    not finite, or 0, stays as it is.
+    not finite, or would not be, or 0, stays as it is.
 
     Cost: that of the attack, and :math:`O(f d)`.
 
@@ -45,9 +45,8 @@ class Disguise(Attack):
             f"Disguise.attack must be an attack, got {type(attack).__name__}.",
         )
         require_positive("Disguise.scale", scale)
-        self.attack = attack
+        super().__init__(attack)
         self.scale = scale
-        self.remembers = attack.remembers
 
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         """The attack's rows, each with its noise."""
@@ -57,26 +56,7 @@ class Disguise(Attack):
                 normal(own.shape[1], own.device, context.seed, "disguise", worker, context.round)
                 for worker in context.byzantine
             ]
-        ).to(rows.dtype)
-        lengths, own_lengths = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (rows, noise))
-        return torch.where(lengths.isfinite(), rows + self.scale * lengths / own_lengths * noise, rows)
-
-    def poison(self, targets: Tensor, num_classes: int) -> Tensor:
-        """As the attack does."""
-        return self.attack.poison(targets, num_classes)
-
-    def check(self, pool_size: int, num_byzantine: int) -> None:
-        """What the attack demands."""
-        self.attack.check(pool_size, num_byzantine)
-
-    def check_round(self, pool_size: int, num_byzantine: int) -> None:
-        """What the attack demands."""
-        self.attack.check_round(pool_size, num_byzantine)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the attack remembers."""
-        return self.attack.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what :meth:`state_dict` gave."""
-        self.attack.load_state_dict(state)
+        )
+        lengths, own_lengths = (row_lengths(x).to(noise.dtype)[:, None] for x in (rows, noise))
+        disguised = rows + self.scale * lengths / own_lengths * noise
+        return torch.where(disguised.isfinite().all(dim=1, keepdim=True), disguised, rows)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator
-from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.damage import Problem, problem
 from lightning_agg.attacks.geometry import wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
+from lightning_agg.attacks.wrapper import Wrapper
 from lightning_agg.errors import SettingError, require
 
 NEAR = (-3.0, 4.0)
@@ -20,7 +20,7 @@ PRECISION = 1e-4
 SAME = 1 - 1e-6
 
 
-class LineSearch(Attack):
+class LineSearch(Wrapper):
     r"""Chooses the factor of another attack so that the aggregate is as far from the honest mean as can be.
 
     The attackers know the rule, the round and all rows, and try factors before they send: ``InnerProduct`` and
@@ -73,7 +73,12 @@ class LineSearch(Attack):
             evaluations is None or evaluations >= 8,
             f"LineSearch.evaluations must be at least 8, got {evaluations}.",
         )
-        self.attack = attack
+        require(
+            aggregator is None or isinstance(aggregator, Aggregator),
+            f"LineSearch.aggregator must be an aggregator, got {type(aggregator).__name__}.",
+        )
+        super().__init__(attack)
+        self.line = attack.line
         self.aggregator = aggregator
         self.evaluations = evaluations
 
@@ -86,7 +91,7 @@ class LineSearch(Attack):
             raise SettingError(
                 "LineSearch must know the rule: give it an aggregator, or the call a context with aggregate."
             )
-        origin, direction = self.attack.line(honest, own)
+        origin, direction = self.line(honest, own)
         mean = wide_mean(honest)
         tried = problem(honest, mean, origin, direction, equivariance)
         if not tried.possible:
@@ -98,7 +103,7 @@ class LineSearch(Attack):
         return origin + maximise(tried.damage(context, aggregate), tried.typical, evaluations) * direction
 
     def check(self, pool_size: int, num_byzantine: int) -> None:
-        """The expected rule must be defined for the pool."""
+        """The expected rule must be defined for the pool; what the attack demands is for its factor."""
         if self.aggregator is not None:
             try:
                 self.aggregator.check(pool_size)
@@ -108,7 +113,7 @@ class LineSearch(Attack):
     def check_round(self, pool_size: int, num_byzantine: int) -> None:
         """As :meth:`check`, and what the attack demands."""
         self.check(pool_size, num_byzantine)
-        self.attack.check_round(pool_size, num_byzantine)
+        super().check_round(pool_size, num_byzantine)
 
 
 def _farthest(tried: Problem, size: int) -> float:

@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import nn
 
+from lightning_agg.errors import require_count
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -19,6 +21,9 @@ class MLP(nn.Sequential):
         hidden_sizes: Width of each hidden layer, 20 if not given; an empty list is logistic regression.
         activation: Nonlinearity after each hidden layer.
 
+    Raises:
+        SettingError: If a width is below 1.
+
     Example:
         >>> MLP(10, hidden_sizes=[128], activation="relu")(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
@@ -32,5 +37,6 @@ class MLP(nn.Sequential):
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
         for size in [20] if hidden_sizes is None else hidden_sizes:
+            require_count("hidden_sizes", size, minimum=1)
             layers += [nn.LazyLinear(size), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.LazyLinear(num_classes))

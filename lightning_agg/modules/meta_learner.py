@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_agg import flat, seeding
-from lightning_agg.aggregators.base import require_count, require_non_negative, require_positive
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.worker_features import Seen
@@ -18,7 +17,7 @@ from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
 from lightning_agg.data.images import LabelledImages
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import SettingError, require, require_count, require_non_negative, require_positive
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
 from lightning_agg.modules.base import (

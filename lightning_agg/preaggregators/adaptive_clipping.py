@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
+from lightning_agg.errors import require_count
 from lightning_agg.preaggregators.clipping import Clipping
 
 

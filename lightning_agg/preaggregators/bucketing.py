@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_agg import seeding
-from lightning_agg.aggregators.base import require_count
 from lightning_agg.aggregators.context import Context
+from lightning_agg.errors import require_count
 from lightning_agg.preaggregators.base import PreAggregator
 
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_count, require_minority
+from lightning_agg.aggregators.base import require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
+from lightning_agg.errors import require_count
 from lightning_agg.preaggregators.base import PreAggregator
 
 

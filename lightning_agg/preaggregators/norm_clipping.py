@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import require_positive
 from lightning_agg.aggregators.context import Context
+from lightning_agg.errors import require_positive
 from lightning_agg.preaggregators.clipping import Clipping
 
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from lightning_agg.aggregators import (
     SMEA,
     Bulyan,
     CenteredClipping,
+    Context,
     CoordinateMedian,
     DnC,
     External,
@@ -49,13 +51,13 @@ F = {"num_byzantine": 1}
         (SignMajority, {"ties": "random"}, "ties must be one of 'abstain', 'positive', got 'random'."),
         (GeometricMedian, {"iterations": 0}, "iterations must be an integer of at least 1, got 0."),
         (GeometricMedian, {"tolerance": -1.0}, "tolerance must be a finite number of at least 0, got -1.0."),
-        (GeometricMedian, {"smoothing": 0}, "smoothing must be a positive finite number, got 0."),
-        (CenteredClipping, {"radius": 0.0}, "radius must be a positive finite number, got 0.0."),
-        (CenteredClipping, {"radius": float("inf")}, "radius must be a positive finite number, got inf."),
+        (GeometricMedian, {"smoothing": 0}, "smoothing must be a finite number above 0, got 0."),
+        (CenteredClipping, {"radius": 0.0}, "radius must be a finite number above 0, got 0.0."),
+        (CenteredClipping, {"radius": float("inf")}, "radius must be a finite number above 0, got inf."),
         (CenteredClipping, {"iterations": 1.0}, "iterations must be an integer of at least 1, got 1.0."),
         (Zeno, {"num_byzantine": None}, "num_byzantine must be an integer of at least 0, got None."),
         (Zeno, {**F, "rho": float("nan")}, "rho must be a finite number of at least 0, got nan."),
-        (Zeno, {**F, "step_size": -0.1}, "step_size must be a positive finite number, got -0.1."),
+        (Zeno, {**F, "step_size": -0.1}, "step_size must be a finite number above 0, got -0.1."),
         (Zeno, {**F, "num_samples": 0}, "num_samples must be an integer of at least 1, got 0."),
         (Zeno, {**F, "penalty": "l1"}, "penalty must be one of 'norm', 'mean_square', got 'l1'."),
         (Bulyan, {"num_byzantine": -1}, "num_byzantine must be an integer of at least 0, got -1."),
@@ -72,9 +74,9 @@ F = {"num_byzantine": 1}
         (SMEA, {**F, "max_subsets": -1}, "max_subsets must be an integer of at least 0, got -1."),
         (DnC, {**F, "num_iterations": 0}, "num_iterations must be an integer of at least 1, got 0."),
         (DnC, {**F, "num_coordinates": 0}, "num_coordinates must be an integer of at least 1, got 0."),
-        (DnC, {**F, "filter_fraction": 0.0}, "filter_fraction must be a positive finite number, got 0.0."),
-        (LossWeightedMean, {"sharpness": 0.0}, "sharpness must be a positive finite number, got 0.0."),
-        (LossWeightedMean, {"step_size": -1.0}, "step_size must be a positive finite number, got -1.0."),
+        (DnC, {**F, "filter_fraction": 0.0}, "filter_fraction must be a finite number above 0, got 0.0."),
+        (LossWeightedMean, {"sharpness": 0.0}, "sharpness must be a finite number above 0, got 0.0."),
+        (LossWeightedMean, {"step_size": -1.0}, "step_size must be a finite number above 0, got -1.0."),
         (LossWeightedMean, {"num_samples": 0}, "num_samples must be an integer of at least 1, got 0."),
         (External, {"rule": 3}, "External.rule must be a function of the matrix, got 3."),
         (FLTrust, {"num_samples": 0}, "num_samples must be an integer of at least 1, got 0."),
@@ -89,7 +91,7 @@ F = {"num_byzantine": 1}
             "num_byzantine must be an integer of at least 0, got 0.5.",
         ),
         (Bucketing, {"bucket_size": 0}, "bucket_size must be an integer of at least 1, got 0."),
-        (NormClipping, {"threshold": 0}, "threshold must be a positive finite number, got 0."),
+        (NormClipping, {"threshold": 0}, "threshold must be a finite number above 0, got 0."),
         (
             PreAggregated,
             {"steps": ["NNM"], "aggregator": Mean()},
@@ -102,6 +104,27 @@ def test_arguments(cls: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError) as error:
         cls(**kwargs)
     assert str(error.value) == message
+
+
+def test_counts_and_numbers_of_numpy() -> None:
+    assert TrimmedMean(np.int64(2))(torch.arange(5.0)[:, None]).item() == 2
+    assert CenteredClipping(np.float32(1.5)).radius == 1.5
+    with pytest.raises(SettingError, match="num_byzantine must be an integer of at least 0, got True"):
+        TrimmedMean(True)
+
+
+@pytest.mark.parametrize("gradients", [[[1.0, 2.0]], np.ones((2, 2)), None])
+def test_what_is_no_tensor(gradients: Any) -> None:
+    for call in (Mean(), Krum(0), Mean().influence):
+        with pytest.raises(
+            SettingError, match=r"gradients must be a torch.Tensor \(M, d\), got (list|nd|None)"
+        ):
+            call(gradients)
+
+
+def test_dnc_takes_a_product_of_decimals_for_what_it_is() -> None:  # in floats 0.29 * 100 is below 29
+    rows = torch.arange(201.0)[:, None]
+    assert len(DnC(100, filter_fraction=0.29).selected(rows, Context())) == 201 - 29
 
 
 @pytest.mark.parametrize(

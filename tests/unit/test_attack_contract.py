@@ -217,6 +217,10 @@ def test_without_an_honest_row_attackers_know_who_they_are():
         (lambda: BitFlip(worker=10).check(10, 3), "BitFlip.worker must be below data.pool_size = 10, got 10"),
         (lambda: LineSearch(SignFlip()), "LineSearch.attack must be an attack with a factor, got SignFlip"),
         (
+            lambda: LineSearch(MinMax(), "Krum"),
+            "LineSearch.aggregator must be an aggregator, got str",
+        ),
+        (
             lambda: LineSearch(MinMax(), evaluations=7),
             "LineSearch.evaluations must be at least 8, got 7",
         ),

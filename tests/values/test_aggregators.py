@@ -254,6 +254,18 @@ def test_geometric_median_stays_at_a_row_that_is_optimal() -> None:
     torch.testing.assert_close(GeometricMedian()(x), x[0], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_geometric_median_of_rows_of_which_one_is_their_mean(dtype: torch.dtype) -> None:
+    for seed in range(20):
+        rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        rows[0] = rows[1:].mean(dim=0)
+        rows = rows.to(dtype).double()
+        found = GeometricMedian()(rows.to(dtype)).double()
+        nudged = found + 1e-3 * torch.cat([torch.eye(3), -torch.eye(3)]).double()
+        least = torch.cdist(torch.cat([rows, nudged]), rows).sum(dim=1).min()
+        assert torch.linalg.vector_norm(rows - found, dim=1).sum() <= least * (1 + 1e-6)
+
+
 def test_geometric_median_of_three_by_hand() -> None:  # the Fermat point of an equilateral triangle
     x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 3**0.5]], dtype=torch.float64)
     fermat = torch.tensor([1.0, 3**-0.5], dtype=torch.float64)

@@ -336,6 +336,46 @@ def test_disguise_adds_noise_of_each_attacker_s_own():
         Disguise("Drop")
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_disguise_adds_its_noise_where_float32_does_not_hold_the_squares(scale):
+    honest, own = scale * rows(5, 1000), scale * rows(3, 1000, seed=1)
+    plain = Reverse(scale=3.0)(honest, own).double()
+    noise = Disguise(Reverse(scale=3.0), scale=0.2)(honest, own) - plain
+    lengths = noise.norm(dim=1) / plain.norm(dim=1)
+    assert torch.allclose(lengths, torch.full((3,), 0.2).double(), atol=1e-4)
+
+
+def test_disguise_leaves_rows_that_its_noise_would_make_infinite():
+    honest = torch.full((5, 4), 5e37)
+    assert torch.equal(Disguise(Reverse(scale=3.0), scale=5.0)(honest, honest[:2]), -3 * honest[:2])
+
+
+def test_line_search_remembers_what_its_attack_does():
+    class Turning(InnerProduct):
+        """Turns round each time."""
+
+        remembers = True
+        sign = 1.0
+
+        def line(self, honest, own):
+            self.sign = -self.sign
+            origin, direction = super().line(honest, own)
+            return origin, self.sign * direction
+
+        def state_dict(self):
+            return {"sign": self.sign}
+
+        def load_state_dict(self, state):
+            self.sign = state.get("sign", 1.0)
+
+    honest, own = rows(5, 8), rows(2, 8)
+    attack, resumed = (LineSearch(Turning(), TrimmedMean(2)) for _ in range(2))
+    assert attack.remembers
+    attack(honest, own)
+    resumed.load_state_dict(attack.state_dict())
+    assert torch.equal(attack(honest, own), resumed(honest, own))
+
+
 @pytest.mark.parametrize("width", [60, 20_000])
 def test_line_search_is_at_least_as_harmful_as_byzfl(width):
     byzfl = pytest.importorskip("byzfl")

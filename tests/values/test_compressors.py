@@ -59,6 +59,13 @@ def test_qsgd_is_unbiased_on_its_grid(levels, norm, bucket_size):
             assert expected.sum() <= bound * length**2
 
 
+@pytest.mark.parametrize("bucket_size", [None, 7])
+def test_qsgd_of_rows_whose_squares_overflow(bucket_size):
+    gradients = torch.randn(3, 100, generator=torch.Generator().manual_seed(0))
+    compress = QSGD(levels=4, bucket_size=bucket_size)
+    assert torch.allclose(compress(1e20 * gradients), 1e20 * compress(gradients), rtol=1e-5)
+
+
 def test_qsgd_by_hand():
     """Norm 5, two levels: 3 is between 2.5 and 5, 4 between the same, drawn by the keyed numbers."""
     row = torch.tensor([[3.0, -4.0]])

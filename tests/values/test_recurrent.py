@@ -736,6 +736,7 @@ def test_bad_weights_are_told(tmp_path):
         ),
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
+        ({"trust": "peers"}, "trust peers needs gate true or worker_order trust, got neither"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
         ({"distrust_copies": True}, "distrust_copies needs gate true, got false"),
         ({"batch_scaling": 1.5}, "batch_scaling must be in [0, 1], got 1.5"),
