@@ -82,6 +82,7 @@ RULES: dict[str, Rule] = {
         lambda m, f: ours.TrimmedMean(f), lambda m, f: byzfl.TrMean(f), lambda m, f: torchjd.TrimmedMean(f)
     ),
     "Meamed": Rule(lambda m, f: ours.Meamed(f), lambda m, f: byzfl.Meamed(f)),
+    "Phocas": Rule(lambda m, f: ours.Phocas(f)),
     "SignMajority": Rule(lambda m, f: ours.SignMajority()),
     "GeometricMedian": Rule(lambda m, f: ours.GeometricMedian(), lambda m, f: byzfl.GeometricMedian()),
     "CenteredClipping": Rule(

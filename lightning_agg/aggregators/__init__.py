@@ -7,7 +7,7 @@ tensor([1.0000, 2.5000])
 tensor([0., 1., 0., 0., 0.])
 
 Coordinate by coordinate: :class:`CoordinateMedian`, :class:`TrimmedMean`, :class:`Meamed`,
-:class:`SignMajority`. Whole rows, by their distances: :class:`Krum`, :class:`MultiKrum`,
+:class:`Phocas`, :class:`SignMajority`. Whole rows, by their distances: :class:`Krum`, :class:`MultiKrum`,
 :class:`MinimumDiameterAveraging`, :class:`MoNNA`, :class:`GeometricMedian`, and, with memory,
 :class:`CenteredClipping`; both: :class:`Bulyan`. By their length: :class:`CGE`. By the directions in which they
 spread: :class:`SMEA`, :class:`CAF`, :class:`DnC`. By the server's public data: :class:`Zeno`, :class:`FLTrust`,
@@ -34,6 +34,7 @@ from lightning_agg.aggregators.mean import Mean
 from lightning_agg.aggregators.minimum_diameter_averaging import MinimumDiameterAveraging
 from lightning_agg.aggregators.monna import MoNNA
 from lightning_agg.aggregators.multi_krum import MultiKrum
+from lightning_agg.aggregators.phocas import Phocas
 from lightning_agg.aggregators.pre_aggregated import PreAggregated
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
@@ -63,6 +64,7 @@ __all__ = [
     "MinimumDiameterAveraging",
     "MoNNA",
     "MultiKrum",
+    "Phocas",
     "PreAggregated",
     "Recurrent",
     "SelectingAggregator",

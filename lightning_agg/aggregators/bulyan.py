@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import squared_distances
-from lightning_agg.aggregators.nearest import mean_of_nearest, shares_of_nearest
+from lightning_agg.aggregators.nearest import mean_of_nearest, median, shares_of_nearest
 from lightning_agg.errors import require, require_count
 
 
@@ -56,13 +56,13 @@ class Bulyan(Aggregator):
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The mean of the values left in each coordinate."""
         picked, count = self._picked(gradients, context)
-        return mean_of_nearest(gradients[picked], count)
+        return mean_of_nearest(gradients[picked], count, median())
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """Fraction of the values left that are the row's."""
         picked, count = self._picked(gradients, context)
         shares = torch.zeros(len(gradients), device=gradients.device)
-        shares[picked] = shares_of_nearest(gradients[picked], count)
+        shares[picked] = shares_of_nearest(gradients[picked], count, median())
         return shares
 
     def _picked(self, gradients: Tensor, context: Context) -> tuple[Tensor, int]:

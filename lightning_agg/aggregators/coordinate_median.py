@@ -1,15 +1,13 @@
 """The coordinate-wise median."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.ranks import mean_of_ranks, shares_of_ranks
+from lightning_agg.aggregators.ranks import Even, mean_of_ranks, shares_of_ranks
 from lightning_agg.errors import require_choice
-
-Even = Literal["midpoint", "lower"]
 
 
 class CoordinateMedian(Aggregator):

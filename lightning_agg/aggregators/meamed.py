@@ -1,15 +1,14 @@
 """The mean around the median."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator, require_minority
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.nearest import mean_of_nearest, shares_of_nearest
+from lightning_agg.aggregators.nearest import mean_of_nearest, median, shares_of_nearest
+from lightning_agg.aggregators.ranks import Even
 from lightning_agg.errors import require_choice, require_count
-
-Even = Literal["midpoint", "lower"]
 
 
 class Meamed(Aggregator):
@@ -54,11 +53,11 @@ class Meamed(Aggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The mean of the values left in each coordinate."""
-        return mean_of_nearest(gradients, self._count(gradients, context), self.even == "lower")
+        return mean_of_nearest(gradients, self._count(gradients, context), median(self.even))
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """Fraction of the values left that are the row's."""
-        return shares_of_nearest(gradients, self._count(gradients, context), self.even == "lower")
+        return shares_of_nearest(gradients, self._count(gradients, context), median(self.even))
 
     def _count(self, gradients: Tensor, context: Context) -> int:
         return len(gradients) - context.remaining(self.num_byzantine)

@@ -8,11 +8,15 @@ For more rows on a CPU each column is sorted by NumPy, which does it in vector r
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.linalg import narrow_blocks
+
+Even = Literal["midpoint", "lower"]
+"""The median of an even number of values: the middle of the two central ones, or the lower one."""
 
 NETWORK = 40
 """Up to so many rows a network takes less time than NumPy's sort, with the transposition that this needs."""

@@ -4,14 +4,14 @@ An :class:`Attack` sees all honest gradients, ``(H, d)``, and what the attackers
 and answers with ``(f, d)`` rows. What else it may know (the round, who is who, the server's rule) is in an
 :class:`AttackContext`.
 
-==========================  ===========================================================================
+==========================  ======================================================================================
 against the direction       :class:`SignFlip`, :class:`BitFlip`, :class:`Reverse`, :class:`InnerProduct`
-hidden among honest rows    :class:`ALittleIsEnough`, :class:`MinMax`, :class:`MinSum`, :class:`Mimic`
+hidden among honest rows    :class:`ALittleIsEnough`, :class:`MinMax`, :class:`MinSum`, :class:`Fang`, :class:`Mimic`
 that know the rule          :class:`LineSearch` over an attack with a factor, a :class:`LineAttack`
 that seem independent       :class:`Disguise` of another attack; :class:`Wrapper` is for others of that kind
 through the data            :class:`LabelFlip`
 blind                       :class:`Gaussian`, :class:`Drop`, :class:`Infinity`, :class:`NotANumber`
-==========================  ===========================================================================
+==========================  ======================================================================================
 
 Example:
     >>> import torch
@@ -27,6 +27,7 @@ from lightning_agg.attacks.bit_flip import BitFlip
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.disguise import Disguise
 from lightning_agg.attacks.drop import Drop
+from lightning_agg.attacks.fang import Fang
 from lightning_agg.attacks.gaussian import Gaussian
 from lightning_agg.attacks.infinity import Infinity
 from lightning_agg.attacks.inner_product import InnerProduct
@@ -48,6 +49,7 @@ __all__ = [
     "BitFlip",
     "Disguise",
     "Drop",
+    "Fang",
     "Gaussian",
     "Infinity",
     "InnerProduct",

@@ -21,6 +21,7 @@ EXACT = (
     "CoordinateMedian",
     "TrimmedMean",
     "Meamed",
+    "Phocas",
     "GeometricMedian",
     "MinimumDiameterAveraging",
     "MoNNA",

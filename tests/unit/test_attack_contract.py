@@ -17,6 +17,7 @@ from lightning_agg.attacks import (
     Attack,
     AttackContext,
     BitFlip,
+    Fang,
     Gaussian,
     LabelFlip,
     LineSearch,
@@ -216,6 +217,8 @@ def test_without_an_honest_row_attackers_know_who_they_are():
         (lambda: BitFlip("bits", coordinates=0), r"must be at least 1, .* \(coordinates = 0, kind = bits\)"),
         (lambda: BitFlip(worker=10).check(10, 3), "BitFlip.worker must be below data.pool_size = 10, got 10"),
         (lambda: LineSearch(SignFlip()), "LineSearch.attack must be an attack with a factor, got SignFlip"),
+        (lambda: Fang(bound=1.0), "Fang.bound must be a finite number above 1, got 1.0"),
+        (lambda: Fang(knowledge="all"), "Fang.knowledge must be one of 'full', 'partial', got 'all'"),
         (
             lambda: LineSearch(MinMax(), "Krum"),
             "LineSearch.aggregator must be an aggregator, got str",

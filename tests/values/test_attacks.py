@@ -23,6 +23,7 @@ from lightning_agg.attacks import (
     BitFlip,
     Disguise,
     Drop,
+    Fang,
     Gaussian,
     Infinity,
     InnerProduct,
@@ -317,6 +318,25 @@ def test_line_search_against_many_factors(rule, line, width):
     best = max(harm(rule, honest, (origin + float(x) * direction).expand(2, -1)) for x in factors)
     found = harm(rule, honest, LineSearch(line, rule)(honest, honest[:2]))
     assert found >= best * (0.98 if rule.equivariance in ("rotations", "mixed") else 0.999)
+
+
+def test_fang_draws_beyond_the_extremes_against_the_mean():
+    honest = torch.tensor([[1.0, -3.0, -1.0, -4.0], [2.0, -1.0, 3.0, -2.0], [4.0, 1.0, 4.0, -3.0]])
+    ends = torch.tensor([[1.0, 1.0, -1.0, -2.0], [0.5, 2.0, -2.0, -1.0]])
+    sent = torch.cat([Fang()(honest, honest, AttackContext(round=t)) for t in range(300)])
+    shares = ((sent - ends[0]) / (ends[1] - ends[0])).double()
+    for column in shares.T:
+        assert kstest(column.numpy(), "uniform").pvalue > 0.01
+    wider = Fang(bound=4.0)(honest, honest, AttackContext(round=0))
+    assert torch.allclose((wider - ends[0])[:, [1, 2]], 3 * (sent[:3] - ends[0])[:, [1, 2]])
+
+
+def test_fang_with_partial_knowledge_looks_at_its_own_alone():
+    own = torch.tensor([[1.0, -1.0], [3.0, -5.0]])  # 2 and -3, by 1 and 2
+    sent = torch.cat([Fang(knowledge="partial")(rows(5, 2), own, AttackContext(round=t)) for t in range(100)])
+    low, high = sent.aminmax(dim=0)
+    assert torch.allclose(low, torch.tensor([-2.0, 3.0]), atol=0.1)
+    assert torch.allclose(high, torch.tensor([-1.0, 5.0]), atol=0.1)
 
 
 def test_disguise_adds_noise_of_each_attacker_s_own():

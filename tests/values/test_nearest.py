@@ -1,14 +1,14 @@
-"""The values nearest to the median, Meamed and Bulyan, against naive float64 code, values by hand and ByzFL."""
+"""The values nearest to a center, Meamed, Phocas and Bulyan, against naive float64 code, values by hand and ByzFL."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_agg.aggregators import Bulyan, Meamed
+from lightning_agg.aggregators import Bulyan, Meamed, Phocas
 from lightning_agg.aggregators.bulyan import repeated_krum
 from lightning_agg.aggregators.linalg import squared_distances
-from lightning_agg.aggregators.nearest import mean_of_nearest, shares_of_nearest
+from lightning_agg.aggregators.nearest import mean_of_nearest, median, shares_of_nearest
 
 WIDE = 40_000
 
@@ -29,13 +29,15 @@ def naive_nearest(x: np.ndarray, count: int, lower: bool = False) -> np.ndarray:
 def test_mean_of_nearest(size: int, count: int, lower: bool) -> None:
     x = gaussian(size, WIDE if size == 10 else 300)
     expected = naive_nearest(x.numpy(), count, lower)
-    np.testing.assert_allclose(mean_of_nearest(x, count, lower), expected, atol=1e-13)
+    np.testing.assert_allclose(
+        mean_of_nearest(x, count, median("lower" if lower else "midpoint")), expected, atol=1e-13
+    )
 
 
 def test_mean_of_nearest_takes_the_smaller_of_two_equally_far() -> None:
     x = torch.tensor([[0.0], [1.0], [2.0]])
-    assert mean_of_nearest(x, 2).item() == 0.5
-    assert shares_of_nearest(x, 2).tolist() == [0.5, 0.5, 0.0]
+    assert mean_of_nearest(x, 2, median()).item() == 0.5
+    assert shares_of_nearest(x, 2, median()).tolist() == [0.5, 0.5, 0.0]
 
 
 def test_mean_of_nearest_is_exact_beside_huge_values() -> None:
@@ -53,7 +55,7 @@ def test_shares_of_nearest_with_ties(count: int) -> None:
         for rank in ranks:
             owners = np.flatnonzero(column == ordered[rank])
             expected[owners] += 1 / len(owners) / count / 300
-    np.testing.assert_allclose(shares_of_nearest(x, count), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(shares_of_nearest(x, count, median()), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "f"), [(10, 3), (11, 5), (7, 0)])
@@ -71,6 +73,23 @@ def test_meamed_against_byzfl(size: int, f: int) -> None:
     lower = size % 2 == 1  # torch.median, which ByzFL takes of tensors, is the lower one
     theirs = byzfl.Meamed(f)(x.numpy())
     np.testing.assert_allclose(Meamed(f, "lower" if lower else "midpoint")(x), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "f"), [(10, 3), (11, 5), (7, 0), (60, 20)])
+def test_phocas(size: int, f: int) -> None:
+    x = gaussian(size, WIDE if size < 12 else 300).exp()  # not symmetric, so that mean and median differ
+    ordered = np.sort(x.numpy(), axis=0)
+    center = ordered[f : size - f].mean(0)
+    order = np.argsort(np.abs(ordered - center), axis=0, kind="stable")
+    expected = np.take_along_axis(ordered, order[: size - f], axis=0).mean(0)
+    np.testing.assert_allclose(Phocas(f)(x), expected, atol=1e-13)
+
+
+def test_phocas_by_hand() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.0], [6.0], [7.0]])
+    assert Meamed(2)(x).item() == 1  # around 2: 0, 1, 2
+    assert Phocas(1)(x).item() == pytest.approx(9 / 4)  # around 3: all but 7
+    assert Phocas(1).influence(x).tolist() == [0.25, 0.25, 0.25, 0.25, 0.0]
 
 
 # Bulyan -------------------------------------------------------------------------------------------------------
