@@ -352,7 +352,7 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         f" deviation over {seeds} seeds. Optimizer and learning rate of the hand-made rules (in brackets) are the best of {_told(ATTACKED_GRIDS)} by"
         " mean validation accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
         f" sees {PUBLIC_SAMPLES} public samples a round, as the learned aggregators with loss information do, who are not told."
-        " The ARNNs were trained under none of Reverse, LabelFlip, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200); the RNNs"
+        " The ARNNs were trained under none of Reverse, LabelFlip, Fang, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200); the RNNs"
         f" met no attack in training. {WHAT_UNTRAINED_IS}"
     )
     hand_made = {3: ["Krum", "CoordinateMedian", "Zeno"], 7: ["Krum", "Zeno"], 9: ["Zeno"]}
