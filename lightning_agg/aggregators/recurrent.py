@@ -33,7 +33,7 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
-    ``trust_margin``, ``trust_confidence``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
@@ -88,10 +88,6 @@ class Recurrent(Aggregator):
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
             is not trusted at all. By peers, 0.25 leaves rows of pure noise out, which are somewhere around 0 [0].
-        trust_confidence: So many standard errors of the best worker's sum are added to everyone's before they are compared, so that
-            nobody is distrusted for bad luck: late in a training one round's descents are mostly noise, and the largest of
-            honest workers' sums is well above the others by chance. Not after the first round, of which there is no error yet.
-            Needs a ``trust_decay`` above 0 [0].
         direction_decay: Decay in [0, 1) of a running sum of the directions of the gradient on ``num_samples`` public samples. A worker
             is then trusted no more than by the cosines of its rows with this sum, which add up by ``trust_decay``, too, and are
             relative to the best worker's. FLTrust (Cao et al., NDSS 2021) takes those with one round's gradient; the sum over
@@ -136,7 +132,6 @@ class Recurrent(Aggregator):
         trust: Trust | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
-        trust_confidence: float | None = None,
         direction_decay: float | None = None,
         direction_margin: float | None = None,
         distrust_copies: bool | None = None,

@@ -11,14 +11,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.recurrent_network import Cell
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust
-from lightning_agg.errors import (
-    SettingError,
-    require,
-    require_choice,
-    require_count,
-    require_non_negative,
-    require_positive,
-)
+from lightning_agg.errors import SettingError, require, require_choice, require_count, require_positive
 
 ARCHITECTURE: dict[str, Any] = {
     "cell": "lstm",
@@ -42,7 +35,6 @@ ARCHITECTURE: dict[str, Any] = {
     "trust": "losses",
     "trust_decay": 0.0,
     "trust_margin": 0.0,
-    "trust_confidence": 0.0,
     "direction_decay": 0.0,
     "direction_margin": 0.0,
     "distrust_copies": False,
@@ -53,7 +45,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "trust_confidence", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
@@ -118,11 +110,6 @@ def check_settings(settings: dict[str, Any]) -> None:
         require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
     for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale", "batch_decay"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
-    require_non_negative("trust_confidence", settings["trust_confidence"])
-    require(
-        settings["trust_decay"] > 0 or not settings["trust_confidence"],
-        f"trust_confidence needs a trust_decay above 0, got {settings['trust_confidence']} and 0.",
-    )
     for momentum in settings["momenta"]:
         require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
     gated = settings["gate"]

@@ -19,7 +19,6 @@ from lightning_agg.aggregators.worker_trust import (
     positive,
     relative,
     senders,
-    variance_of_sum,
 )
 
 Order = Literal["given", "sorted", "trust"]
@@ -40,7 +39,6 @@ class Seen(NamedTuple):
     Args:
         running: ``(d,)`` running mean of the squared scale.
         trust: ``(M,)`` running sum of each worker's descents.
-        doubt: ``(2, M)`` running sums of their squares, and of their number.
         direction: ``(d,)`` running sum of the public gradient's directions.
         agreement: ``(M,)`` running sum of each worker's cosines with it.
         number: ``(1,)`` running mean of how many workers the trusted ones are worth.
@@ -50,7 +48,6 @@ class Seen(NamedTuple):
 
     running: Tensor
     trust: Tensor
-    doubt: Tensor
     direction: Tensor
     agreement: Tensor
     number: Tensor
@@ -93,7 +90,6 @@ class WorkerFeatures:
     trust: Trust
     trust_decay: float
     trust_margin: float
-    trust_confidence: float
     direction_decay: float
     direction_margin: float
     distrust_copies: bool
@@ -121,7 +117,6 @@ class WorkerFeatures:
         return Seen(
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
-            like.new_zeros(2, pool_size if self.trust_confidence else 0),
             like.new_zeros(like.shape[-1] if self.direction_decay else 0),
             like.new_zeros(pool_size if self.trust_decay and self.direction_decay else 0),
             like.new_zeros(1 if self.batch_decay else 0),
@@ -178,9 +173,6 @@ class WorkerFeatures:
             latest = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
             latest = latest.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
         trust, total = self._summed(latest, seen.trust, context, -LARGEST_DESCENT)
-        if self.trust_confidence:
-            luck, doubt = self._luck(latest, trust, seen.doubt, context)
-            trust, seen = trust + self.trust_confidence * luck, seen._replace(doubt=doubt)
         trust, seen = relative(trust, self.trust_margin), seen._replace(trust=total)
         if not self.direction_decay:
             return trust, seen
@@ -188,14 +180,6 @@ class WorkerFeatures:
         agreed, total = self._summed(latest, seen.agreement, context, -1.0)
         trust = torch.minimum(trust, relative(agreed, self.direction_margin))
         return relative(trust, 0.0), seen._replace(direction=direction, agreement=total)
-
-    def _luck(self, latest: Tensor, sums: Tensor, doubt: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Standard error of the largest of the sums ``(M,)``, and what the next round needs."""
-        squares, all_squares = self._summed(latest.square(), doubt[0], context, LARGEST_DESCENT**2)
-        number, all_numbers = self._summed(torch.ones_like(latest), doubt[1], context, 1.0)
-        best = sums.argmax()
-        luck = _root(variance_of_sum(sums[best], squares[best], number[best], self.trust_decay))
-        return luck, torch.stack([all_squares, all_numbers])
 
     def _summed(self, latest: Tensor, total: Tensor, context: Context, worst: float) -> tuple[Tensor, Tensor]:
         """What a round says of each row's worker with what earlier ones said, and the running sum of all workers.

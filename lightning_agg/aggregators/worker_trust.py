@@ -32,19 +32,6 @@ def relative(trust: Tensor, margin: float) -> Tensor:
     return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT)
 
 
-def variance_of_sum(total: Tensor, squares: Tensor, number: Tensor, decay: float) -> Tensor:
-    """Variance of a running sum of independent numbers, from that sum, the one of their squares and the one of their number.
-
-    Example:
-        >>> numbers = torch.tensor([1.0, 3.0, 2.0])  # of variance 2/3
-        >>> variance_of_sum(numbers.sum(), numbers.square().sum(), torch.tensor(3.0), decay=1.0)
-        tensor(2.)
-    """
-    variance = squares / number - (total / number).square()
-    # The sum of decay^(2 k) over the rounds, from that of decay^k.
-    return variance * number * (2 - number * (1 - decay)) / (1 + decay)
-
-
 def agreement(rows: Tensor, before: Tensor | None) -> Tensor:
     """Median of the cosines of each of ``(M, d)`` with the rows trusted ``before``, or with all if none was, ``(M,)``.
 

@@ -29,7 +29,6 @@ ARNN = {
 }  # fmt: skip
 SEARCHING = {
     **ARNN,
-    "trust_confidence": 1.0,
     "direction_decay": 0.8,
     "direction_margin": 0.25,
     "batch_scaling": 0.5,
