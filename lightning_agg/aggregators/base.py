@@ -55,6 +55,9 @@ class Aggregator(nn.Module, ABC):
     makes_step: bool = False
     """Whether the aggregate is a whole step, of which the server's optimizer should make no other: SGD without momentum."""
 
+    trained: bool = True
+    """Whether a rule that is learned has been."""
+
     hides_memory: bool = False
     """Whether it may carry something from round to round that is in none of its buffers."""
 

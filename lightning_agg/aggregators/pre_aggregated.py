@@ -65,6 +65,7 @@ class PreAggregated(Aggregator):
         self.public_samples = aggregator.public_samples
         self.remembers_workers = aggregator.remembers_workers
         self.makes_step = aggregator.makes_step
+        self.trained = aggregator.trained
         self.equivariance = _equivariance({step.equivariance for step in steps}, aggregator.equivariance)
 
     def check(self, pool_size: int) -> None:

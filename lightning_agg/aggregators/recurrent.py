@@ -156,6 +156,7 @@ class Recurrent(Aggregator):
         features = {name: self.architecture[name] for name in WorkerFeatures.__dataclass_fields__}
         self.features = WorkerFeatures(**features)
         self.public_samples = self.features.public_samples
+        self.trained = weights is not None
         self.remembers_workers = self.features.trust_decay > 0
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from lightning_agg import flat
+from lightning_agg import flat, pretrained
 from lightning_agg.aggregators import CoordinateMedian
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
@@ -147,6 +147,11 @@ class ParameterServer(PoolModule):
             rank_zero_warn(
                 f"model.optimizer should be SGD without momentum, as {type(self.aggregator).__name__} makes the whole step itself,"
                 f" got {type(optimizer).__name__}{momentum}."
+            )
+        if not self.aggregator.trained:
+            rank_zero_warn(
+                "model.aggregator.weights should name trained weights, a file or one of"
+                f" {', '.join(pretrained.names())}: the network is untrained, got null."
             )
         return made
 

@@ -213,6 +213,14 @@ def test_a_rule_that_makes_the_step_wants_no_momentum_beside_it(tmp_path):
         run("fit", tmp_path, *rule, "--trainer.max_steps=1")
 
 
+def test_a_network_without_weights_is_told(tmp_path):
+    rule = ["--model.aggregator=Recurrent", "--model.optimizer.momentum=0"]
+    with pytest.warns(
+        UserWarning, match="weights should name trained .* mnist_rnn_lstm.* is untrained, got null"
+    ):
+        run("fit", tmp_path, *rule, "--trainer.max_steps=1")
+
+
 def test_the_rule_that_attackers_expect_is_checked_for_those_who_take_part(tmp_path):
     options = [
         "--model.participation=0.6", "--model.aggregator=CoordinateMedian", "--byzantine.attack=LineSearch",
