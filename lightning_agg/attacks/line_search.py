@@ -62,6 +62,8 @@ class LineSearch(Wrapper):
                 [0.4826]])
     """
 
+    attack: LineAttack
+
     def __init__(
         self, attack: LineAttack, aggregator: Aggregator | None = None, evaluations: int | None = None
     ) -> None:
@@ -78,7 +80,6 @@ class LineSearch(Wrapper):
             f"LineSearch.aggregator must be an aggregator, got {type(aggregator).__name__}.",
         )
         super().__init__(attack)
-        self.line = attack.line
         self.aggregator = aggregator
         self.evaluations = evaluations
 
@@ -91,7 +92,7 @@ class LineSearch(Wrapper):
             raise SettingError(
                 "LineSearch must know the rule: give it an aggregator, or the call a context with aggregate."
             )
-        origin, direction = self.line(honest, own)
+        origin, direction = self.attack.line(honest, own)
         mean = wide_mean(honest)
         tried = problem(honest, mean, origin, direction, equivariance)
         if not tried.possible:
