@@ -14,8 +14,8 @@ from lightning_agg.errors import require, require_count
 class MoNNA(SelectingAggregator):
     r"""Mean of the :math:`M - f` rows nearest to the row of a trusted worker, its own included.
 
-    The lowest worker index wins among equals. If the trusted row is absent or not finite, the
-    coordinate-wise median stands in for it.
+    The lowest worker index wins among equals. If the trusted row is not finite, the coordinate-wise median
+    stands in for it.
 
     Cost: :math:`O(M d)`.
 
@@ -28,7 +28,7 @@ class MoNNA(SelectingAggregator):
 
     Args:
         num_byzantine: Number :math:`f` of rows left out, at least 0; the pool must satisfy :math:`2 f < M`.
-        reference: The trusted worker, from 0; must be below the number of workers, of whom not all need take part in a round.
+        reference: Row of the trusted worker, from 0; must be less than M.
 
     Raises:
         ValueError: If an argument is not as above, or a number is too large for the pool when called.
@@ -49,8 +49,13 @@ class MoNNA(SelectingAggregator):
         self.reference = reference
 
     def check(self, pool_size: int) -> None:
-        """Require 2 f < M."""
+        """Require 2 f < M and reference < M."""
+        reference = self.reference
         require_minority("MoNNA", self.num_byzantine, pool_size)
+        require(
+            reference < pool_size,
+            f"MoNNA: reference must satisfy reference < M (reference = {reference}, M = {pool_size}).",
+        )
 
     def selected(self, gradients: Tensor, context: Context) -> Tensor:
         """Indices of the nearest rows, nearest first."""
@@ -60,11 +65,6 @@ class MoNNA(SelectingAggregator):
 
     def _trusted(self, gradients: Tensor, context: Context) -> Tensor:
         size = len(gradients) if context.finite is None else len(context.finite)
-        pool_size = context.pool_size or size
-        require(
-            self.reference < pool_size,
-            f"MoNNA: reference must satisfy reference < M (reference = {self.reference}, M = {pool_size}).",
-        )
         workers = torch.arange(size) if context.workers is None else context.workers.cpu()
         sent = workers == self.reference
         if context.finite is not None:
