@@ -76,7 +76,7 @@ def test_reloading_the_data_goes_on_in_the_data(tmp_path):
     [
         ["Zeno", "--model.aggregator.num_byzantine=3"],
         ["FLTrust"],
-        ["Recurrent", "--model.optimizer.momentum=0"],
+        ["Recurrent", "--model.aggregator.weights=mnist_rnn_lstm", "--model.optimizer.momentum=0"],
     ],
     ids=lambda rule: rule[0],
 )

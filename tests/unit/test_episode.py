@@ -81,6 +81,7 @@ def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
         assert curve.losses.tolist() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*the network is untrained")
 def test_what_is_trained_is_what_a_parameter_server_does():
     settings = {
         "worker_order": "trust", "loss_information": True, "gate": True, "scale": "trusted", "running_scale": 0.9, "momenta": [0.9],
