@@ -2,13 +2,12 @@
 
 from torch import Tensor
 
-from lightning_agg.aggregators.base import Aggregator, require_minority
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.nearest import Center, mean_of_nearest, shares_of_nearest, trimmed_mean
-from lightning_agg.errors import require_count
+from lightning_agg.aggregators.trimmed_mean import TrimmedMean
 
 
-class Phocas(Aggregator):
+class Phocas(TrimmedMean):
     r"""Mean of the :math:`M - f` values of each coordinate that are nearest to its trimmed mean.
 
     :class:`Meamed` with another center: the mean without the :math:`f` smallest and the :math:`f` largest values, see
@@ -34,17 +33,6 @@ class Phocas(Aggregator):
         tensor([3.])
     """
 
-    equivariance = "columns"
-
-    def __init__(self, num_byzantine: int) -> None:
-        super().__init__()
-        require_count("num_byzantine", num_byzantine)
-        self.num_byzantine = num_byzantine
-
-    def check(self, pool_size: int) -> None:
-        """Require 2 f < M."""
-        require_minority("Phocas", self.num_byzantine, pool_size)
-
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The mean of the values left in each coordinate."""
         return mean_of_nearest(gradients, *self._nearest(gradients, context))
@@ -54,5 +42,5 @@ class Phocas(Aggregator):
         return shares_of_nearest(gradients, *self._nearest(gradients, context))
 
     def _nearest(self, gradients: Tensor, context: Context) -> tuple[int, Center]:
-        trimmed = context.remaining(self.num_byzantine)
-        return len(gradients) - trimmed, trimmed_mean(trimmed)
+        trimmed, count = self._kept(gradients, context)
+        return count, trimmed_mean(trimmed)

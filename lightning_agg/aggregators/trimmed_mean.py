@@ -40,7 +40,7 @@ class TrimmedMean(Aggregator):
 
     def check(self, pool_size: int) -> None:
         """Require 2 f < M."""
-        require_minority("TrimmedMean", self.num_byzantine, pool_size)
+        require_minority(type(self).__name__, self.num_byzantine, pool_size)
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The mean of the values left in each coordinate."""
