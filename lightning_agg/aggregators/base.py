@@ -145,11 +145,10 @@ class Aggregator(nn.Module, ABC):
         For a combination of rows, their weights; for a coordinate-wise rule, the mean over coordinates; 0
         for a dropped row. ``None`` for a rule that does not define it. Leaves the memory as it is.
         """
-        require_matrix(gradients)
-        rows, context = self.finite(gradients.detach(), context)
+        rows, context = self.finite(gradients, context)
         shares = torch.zeros(len(gradients), device=gradients.device)
         with torch.no_grad(), full_precision(rows):
-            share = self.shares(rows, context) if len(rows) else shares[:0]
+            share = self.shares(rows.detach(), context) if len(rows) else shares[:0]
         if share is None:
             return None
         shares[finite_rows(gradients)] = share.to(shares.dtype)

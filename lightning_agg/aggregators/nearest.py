@@ -1,7 +1,7 @@
 """Per coordinate, the values nearest to a center: their mean, and whose they are.
 
 In order of size these values are consecutive, so where they begin is all there is to find: the window of
-``count`` ranks moves up by one as long as the value that would enter is nearer to the median than the one
+``count`` ranks moves up by one as long as the value that would enter is nearer to the center than the one
 that would leave.
 """
 

@@ -91,7 +91,7 @@ class Window:
         self.buffers = [buffers[i : i + 4] for i in range(0, len(buffers), 4)]
         for rows, *_ in self.buffers:
             rows[:, -1] = 1
-        self.known: dict[int, list[list[_Step]]] = {}
+        self.steps_of_width: dict[int, list[list[_Step]]] = {}
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[Tensor], memory: Tensor) -> None:
@@ -193,9 +193,9 @@ class Window:
 
     def _steps(self, width: int) -> list[list[_Step]]:
         """What is computed in each round and layer, of so many coordinates."""
-        if width not in self.known:
-            self.known[width] = self._views(width)
-        return self.known[width]
+        if width not in self.steps_of_width:
+            self.steps_of_width[width] = self._views(width)
+        return self.steps_of_width[width]
 
     def _views(self, width: int) -> list[list[_Step]]:
         layers = []

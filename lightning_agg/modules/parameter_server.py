@@ -139,8 +139,12 @@ class ParameterServer(PoolModule):
 
     def configure_optimizers(self) -> Any:
         """The server's optimizer, and its schedule if there is one."""
-        made = self.optimize(self.trainable.values())
-        optimizer = made if isinstance(made, torch.optim.Optimizer) else made[0][0]
+        return self.optimize(self.trainable.values())
+
+    def on_fit_start(self) -> None:
+        """Warn of an optimizer or of weights with which the rule is not what it is meant to be."""
+        super().on_fit_start()
+        (optimizer,) = self.trainer.optimizers
         plain = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
         if self.aggregator.makes_step and not plain:
             momentum = f" with momentum {optimizer.defaults['momentum']}" * ("momentum" in optimizer.defaults)
@@ -153,7 +157,6 @@ class ParameterServer(PoolModule):
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, got null."
             )
-        return made
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round."""
