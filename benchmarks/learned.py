@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from reports import header, row, spread, write_report
+from reports import write_report
 from torch.optim.lr_scheduler import LambdaLR
 from training_runs import Marks, Trainings, fitted, quiet_trainer
 
@@ -53,6 +53,7 @@ from lightning_agg.data import CIFAR10Pool, MNISTPool
 from lightning_agg.models import MLP, ConvNet
 from lightning_agg.modules import ParameterServer
 from lightning_agg.partitioners import IID
+from lightning_agg.sweep.markdown import header, row, spread
 
 BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
 TUNING_SEEDS = (100, 101)

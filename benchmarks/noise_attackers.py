@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from noise_images import ATTACKS, Run
 from noise_quadratics import CENTERS, Rule, descend
-from reports import header, row, spread
 from training_runs import Trainings
 
 from lightning_agg.attacks import Gaussian
 from lightning_agg.callbacks import ByzantineInjection, NoisePerturbation
+from lightning_agg.sweep.markdown import header, row, spread
 
 TITLES: dict[Rule, str] = {"coordinate_median": "noisy medianSGD", "sign_majority": "noisy signSGD"}
 HONEST = CENTERS * 3

@@ -13,7 +13,6 @@ import lightning as L
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from reports import header, row
 from torch import Tensor
 from training_runs import Trainings, quiet_trainer
 
@@ -24,6 +23,7 @@ from lightning_agg.data import LabelPool
 from lightning_agg.models import Quadratic
 from lightning_agg.modules import ParameterServer
 from lightning_agg.noise_scales import TheoryScale
+from lightning_agg.sweep.markdown import header, row
 
 CENTERS = (1.0, 2.0, 10.0)
 Rule = Literal["coordinate_median", "sign_majority"]

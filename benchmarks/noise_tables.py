@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from noise_images import COLUMNS, Run
-from reports import header, row, spread
 from training_runs import Trainings
+
+from lightning_agg.sweep.markdown import header, row, spread
 
 VARIANTS: list[tuple[str, float, float, int | Literal["full"]]] = [
     ("sign_majority", 0.001, 0.0, "full"),

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 import yaml
 from learned import ATTACKS, MARKS, NO_ATTACK, Run
-from reports import header, row, spread
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import Recurrent
 from lightning_agg.aggregators.recurrent_settings import read_weights
+from lightning_agg.sweep.markdown import header, row, spread
 
 
 def last_weights(run: Path, share: float) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from learned import BATCH, MODELS, OPTIMIZERS, TUNING_SEEDS
-from reports import header, row, spread, write_report
+from reports import write_report
 from training_runs import Marks, Trainings, fitted, quiet_trainer
 
 from lightning_agg.aggregators import CoordinateMedian, Mean, Recurrent
@@ -24,6 +24,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.data import MNISTPool
 from lightning_agg.modules import ParameterServer
 from lightning_agg.partitioners import IID
+from lightning_agg.sweep.markdown import header, row, spread
 
 ROUNDS, GLOBAL = (100, 200), "784-20-10"
 FOUR = (GLOBAL, "784-40-10", "784-20-20-10", "784-20-10 ReLU")

@@ -39,6 +39,9 @@ from lightning_agg.errors import SettingError, require
 from lightning_agg.modules import PoolModule
 from lightning_agg.runs import Run, locate, read_checkpoint
 
+USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
+"""Instead of every setting there is, which would bury an error."""
+
 
 class PoolCLI(LightningCLI):
     """LightningCLI with attacks, noise, compression and checkpoints as groups of their own, and one folder per run."""
@@ -183,6 +186,11 @@ def main(args: ArgsType = None) -> PoolCLI:
         load_from_checkpoint_support=False,
         save_config_callback=RunRecord,
         save_config_kwargs={"overwrite": True},
+        parser_kwargs={
+            "description": "Train with workers you cannot trust.",
+            "epilog": "Many runs at once, with a table: lightning-agg sweep --help",
+            **{name: {"usage": f"%(prog)s {USAGE}"} for name in PoolCLI.subcommands()},
+        },
         trainer_defaults={
             "use_distributed_sampler": False,
             "log_every_n_steps": 10,
@@ -194,7 +202,7 @@ def main(args: ArgsType = None) -> PoolCLI:
 
 
 def console() -> None:
-    """Entry point of the ``lightning-agg`` script: :func:`main`, with a wrong setting told in one paragraph.
+    """Entry point of the ``lightning-agg`` script: :func:`main`, or a sweep; a wrong setting is told in one paragraph.
 
     Classes of files in the working directory are found by their path, as with ``python -m``.
     """
@@ -205,7 +213,12 @@ def console() -> None:
         lambda r: "litlogger" not in r.getMessage()
     )
     try:
-        main()
+        if sys.argv[1:2] == ["sweep"]:
+            from lightning_agg.sweep import command  # its trials call main() above
+
+            command.main(sys.argv[2:])
+        else:
+            main()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
     except SIGTERMException:

@@ -14,7 +14,7 @@ def label_figure(counts: np.ndarray, classes: Sequence[str], byzantine: Collecti
     """One bar per worker, divided by class; ``counts`` is ``(M, C)``. Byzantine workers are marked on the axis."""
     figure = Figure(figsize=(max(5.0, 0.35 * len(counts) + 2.5), 4), layout="constrained")
     axes = figure.subplots()
-    colors = _colors(len(classes))
+    colors = palette(len(classes))
     bottom = np.zeros(len(counts))
     for label, column in enumerate(counts.T):
         axes.bar(
@@ -73,7 +73,7 @@ def curves_figure(episodes: Mapping[str, "Episode"], largest: float) -> Figure:
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, (name, episode) in zip(panels, episodes.items(), strict=False):
         for color, (baseline, curve) in zip(
-            _colors(len(episode.baselines)), episode.baselines.items(), strict=True
+            palette(len(episode.baselines)), episode.baselines.items(), strict=True
         ):
             axes.plot(curve.rounds, curve.losses.cpu(), color=color, label=baseline)
         learned = episode.learned
@@ -91,7 +91,8 @@ def curves_figure(episodes: Mapping[str, "Episode"], largest: float) -> Figure:
     return figure
 
 
-def _colors(size: int) -> list[tuple[float, ...]]:
+def palette(size: int) -> list[tuple[float, ...]]:
+    """Colors that differ, one for each of ``size`` things."""
     from matplotlib import colormaps
 
     return [

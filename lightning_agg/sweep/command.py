@@ -1,0 +1,39 @@
+"""The command line of sweeps: ``lightning-agg sweep -c configs/sweep/majority.yaml``."""
+
+import sys
+from collections.abc import Sequence
+
+import jsonargparse
+
+from lightning_agg.sweep.panel import Panel
+from lightning_agg.sweep.sweep import Sweep
+
+
+def main(args: Sequence[str]) -> list[Panel]:
+    """Run a sweep, and tell its tables and where they lie.
+
+    Args:
+        args: Options, as on the command line after ``sweep``.
+
+    Returns:
+        The tables.
+
+    Raises:
+        SettingError: If a setting breaks a rule.
+        SystemExit: If a run ended in an error that is not about a setting; after all the others, and their tables.
+    """
+    parser = jsonargparse.ArgumentParser(
+        prog="lightning-agg sweep", usage="%(prog)s [-c CONFIG] [--SETTING VALUE ...]"
+    )
+    parser.add_argument("-c", "--config", action="config", help="File with the settings below.")
+    parser.add_class_arguments(Sweep)
+    settings = parser.parse_args(list(args)).as_dict()
+    del settings["config"]
+    sweep = Sweep(**settings)
+    tables = sweep.run()
+    print()
+    print((sweep.folder / "tables.md").read_text())
+    print(f"sweep: {sweep.folder}\ncurves: tensorboard --logdir {sweep.folder}")
+    if any(cell.crashed for panel in tables for cell in panel.cells.values()):
+        sys.exit("error: not every run came to its end; the reasons are above.")
+    return tables

@@ -1,0 +1,56 @@
+"""The trials of a sweep in processes of their own, several at a time."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning_agg.sweep.grid import Trial
+from lightning_agg.sweep.trial_run import Result, end_with_parent, home, run
+
+
+@contextmanager
+def workers(processes: int) -> Iterator[Executor]:
+    """Processes that end with this one, and at once when it is interrupted."""
+    # Not forked: torch's threads do not survive that.
+    executor = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
+    )
+    try:
+        yield executor
+    except BaseException:
+        # A run may take hours, and goes on from its checkpoint another time.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def homes(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Trial, Path]:
+    """Where each trial lives.
+
+    Raises:
+        SettingError: If the command line does not accept the arguments of a trial.
+    """
+    futures = {trial: executor.submit(home, trial, folder) for trial in trials}
+    return {trial: future.result() for trial, future in futures.items()}
+
+
+def measure(
+    executor: Executor, homes: dict[Trial, Path], trials: Sequence[Trial], ckpt_path: str, score: str
+) -> dict[Trial, Result]:
+    """The result of each trial, tested if that is where ``score`` is logged; told as it comes."""
+    begun = time.monotonic()
+    tested = score.startswith("test/")
+    futures = {executor.submit(run, trial, homes[trial], ckpt_path, tested): trial for trial in trials}
+    results = {}
+    for count, future in enumerate(as_completed(futures), start=1):
+        trial, result = futures[future], future.result()
+        results[trial] = result
+        value = result.get(score)
+        told = result.error or (f"no {score}" if value is None else f"{score} {value:.4f}")
+        print(f"[{count}/{len(futures)}, {time.monotonic() - begun:.0f} s] {trial.name}: {told}", flush=True)
+    return results

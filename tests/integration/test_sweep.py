@@ -1,0 +1,173 @@
+"""Sweeps that run: each trial an ordinary run, none twice, whatever is refused or breaks beside it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from runs import QUICKSTART, ROOT, assert_same_run, checkpoint, run
+
+from lightning_agg.errors import SettingError
+from lightning_agg.sweep import Sweep, command, trial_run
+
+BROKEN_RULE = '''
+from lightning_agg.aggregators import Aggregator
+
+class Broken(Aggregator):
+    """Fails in its first round."""
+
+    def forward(self, gradients, context):
+        raise ArithmeticError("no such sum")
+'''
+SHORT = {"trainer.max_steps": 6, "trainer.val_check_interval": 3, "model.gradient_samples": 0}
+OPTIONS = [f"--{name}={value}" for name, value in SHORT.items()]
+
+
+def sweep(folder, axes, **settings) -> Sweep:
+    return Sweep(axes, [QUICKSTART], {**SHORT, "trainer.accelerator": "cpu"}, folder=str(folder), **settings)
+
+
+def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
+    (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}, seeds=[3]).trials
+    home = trial_run.home(trial, tmp_path)
+    assert home.parent == tmp_path / "SignFlip"
+    first = trial_run.run(trial, home, "last", tested=False)
+    assert not first.test
+    tested = trial_run.run(trial, home, "last", tested=True)
+    alone = ["--byzantine.attack=SignFlip", "--seed_everything=3"]
+    fitted = run("fit", tmp_path / "alone", *OPTIONS, *alone)
+    assert tested.fit == first.fit
+    assert tested.fit["val/accuracy"] == float(fitted.trainer.callback_metrics["val/accuracy"])
+    cli = run("test", tmp_path / "alone", *OPTIONS, *alone)
+    assert tested.test["test/accuracy"] == float(cli.trainer.callback_metrics["test/accuracy"])
+    assert_same_run(checkpoint(home), checkpoint(tmp_path / "alone"))
+    written = (home / "version_0" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert trial_run.run(trial, home, "last", tested=True) == tested
+    assert (home / "version_0" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == written
+    assert [path.name for path in home.glob("version_*")] == ["version_0"]
+    assert "test accuracy" in (home / "output.txt").read_text()
+
+
+def test_another_setting_is_another_folder(tmp_path):
+    axes = {"byzantine.attack": ["SignFlip"]}
+    (trial,), (longer,) = sweep(tmp_path, axes).trials, Sweep(axes, [QUICKSTART]).trials
+    assert trial_run.home(trial, tmp_path) == trial_run.home(trial, tmp_path)
+    assert trial_run.home(trial, tmp_path) != trial_run.home(longer, tmp_path)
+    assert trial_run.home(trial, tmp_path).parent == trial_run.home(longer, tmp_path).parent
+
+
+def test_a_trial_that_was_cut_off_goes_on(tmp_path):
+    (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}).trials
+    home = trial_run.home(trial, tmp_path)
+    stopped = ["--byzantine.attack=SignFlip", "--trainer.max_steps=4"]
+    run("fit", home, *OPTIONS, *stopped)
+    trial_run.run(trial, home, "last", tested=False)
+    run("fit", tmp_path / "unbroken", *OPTIONS, "--byzantine.attack=SignFlip")
+    assert_same_run(checkpoint(home), checkpoint(tmp_path / "unbroken"))
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_beside_what_is_refused_and_what_breaks(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_rule.py").write_text(BROKEN_RULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    axes = {
+        "aggregator": {
+            "MultiKrum": None,
+            "Krum": {"model.aggregator": "Krum", "model.aggregator.num_byzantine": 4},
+            "Broken": {"model.aggregator": "broken_rule.Broken", "tune": {}},
+        },
+        "attack": {"Reverse": {"byzantine.attack": "Reverse"}, "none": {"byzantine.num_byzantine": 0}},
+    }
+    file = tmp_path / "sweep.yaml"
+    settings = {
+        "axes": axes,
+        "configs": [QUICKSTART],
+        "settings": SHORT,
+        "tune": {"model.optimizer.lr": [1e-6, 0.1]},
+    }
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    with pytest.raises(SystemExit, match="not every run came to its end"):
+        command.main(["-c", str(file), "--processes=2", f"--folder={tmp_path / 'sweep'}"])
+    with (tmp_path / "sweep" / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 10
+    # Only what was chosen has seen the test set.
+    tested = [line for line in lines if line["test/accuracy"]]
+    assert [(line["attack"], line["model.optimizer.lr"]) for line in tested] == [
+        ("Reverse", "0.1"),
+        ("none", "0.1"),
+    ]
+    for line, option in zip(tested, ("attack=Reverse", "num_byzantine=0"), strict=True):
+        options = [*OPTIONS, f"--byzantine.{option}", "--model.optimizer.lr=0.1"]
+        run("fit", tmp_path / line["attack"], *options)
+        cli = run("test", tmp_path / line["attack"], *options)
+        assert float(line["test/accuracy"]) == float(cli.trainer.callback_metrics["test/accuracy"])
+    text = (tmp_path / "sweep" / "tables.md").read_text()
+    assert "- Krum, Reverse; Krum, none: " in text
+    assert "num_byzantine must satisfy 2 f + 2 < M (f = 4, M = 10)" in text
+    assert "- Broken, Reverse; Broken, none: ArithmeticError: no such sum" in text
+    (output,) = (tmp_path / "sweep" / "Broken" / "none").glob("seed_0-*/output.txt")
+    assert 'raise ArithmeticError("no such sum")' in output.read_text()
+    assert {path.name for path in (tmp_path / "sweep").glob("*.png")} == {"heat_map.png", "curves.png"}
+    assert any((tmp_path / "sweep" / "summary").glob("events.*"))
+    printed = capsys.readouterr().out
+    assert "[10/10, " in printed
+    assert "[2/2, " in printed  # what was refused is not tried again
+    assert text in printed
+
+
+@pytest.mark.slow
+def test_a_typing_error_is_told_before_anything_runs(tmp_path):
+    axes = {"aggregator": {"Krum": None, "Median": {"model.agregator": "CoordinateMedian"}}}
+    with pytest.raises(SettingError, match=r"^Median, seed 0: (.|\n)*Option 'agregator' is not accepted"):
+        sweep(tmp_path / "sweep", axes).run()
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
+    settings = {"trainer.max_steps": 400, "checkpoint.every_n_rounds": 10, "model.gradient_samples": 0}
+    told = [
+        '--axes={"byzantine.attack": ["SignFlip"]}',
+        f"--settings={json.dumps(settings)}",
+        f"--configs=[{QUICKSTART}]",
+        f"--folder={tmp_path / 'sweep'}",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "sweep", *told],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (begun := list(tmp_path.glob("sweep/SignFlip/*/version_0/checkpoints/last.ckpt"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while _group_lives(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    home = begun[0].parent.parent.parent
+    assert checkpoint(home)["global_step"] < 400
+    assert not (home / "result.json").exists()
+    (trial,) = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
+    assert trial_run.home(trial, tmp_path / "sweep") == home
+    trial_run.run(trial, home, "last", tested=False)
+    options = ["--trainer.max_steps=400", "--checkpoint.every_n_rounds=10", "--model.gradient_samples=0"]
+    run("fit", tmp_path / "unbroken", *options, "--byzantine.attack=SignFlip")
+    assert_same_run(checkpoint(home), checkpoint(tmp_path / "unbroken"))
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
