@@ -35,6 +35,7 @@ def homes(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Tri
     Raises:
         SettingError: If the command line does not accept the arguments of a trial.
     """
+    print(f"{len(trials)} runs in {folder}", flush=True)
     futures = {trial: executor.submit(home, trial, folder) for trial in trials}
     return {trial: future.result() for trial, future in futures.items()}
 

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from runs import metrics, run
 from scipy import stats
 
 from lightning_agg.aggregators import TrimmedMean
 from lightning_agg.attacks import Drop, Gaussian, InnerProduct, LabelFlip, LineSearch, Mimic, Reverse
-from lightning_agg.callbacks import ByzantineInjection, NoisePerturbation
+from lightning_agg.callbacks import ByzantineInjection, GradientStudy, NoisePerturbation
+from lightning_agg.callbacks.gradient_study import study
 from lightning_agg.data import RoundBatch
 from lightning_agg.errors import SettingError
 
@@ -164,3 +166,55 @@ def test_an_attack_is_drawn_from_a_list():
     assert min(drawn.count(name) for name in ("Drop", "Reverse", "Gaussian")) > 8
     callback.on_episode(None, SERVER, 7)
     assert type(callback.attack).__name__ == drawn[7]
+
+
+def test_study_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, -6.0]])
+    found = study(rows, torch.tensor([0.0, 2.0]), torch.tensor([False, False, True]))
+    # The honest mean is (2, 2), each honest row at a distance of sqrt(5) from it.
+    expected = {
+        "honest_norm": 8**0.5,
+        "honest_max": 2,
+        "honest_deviation": 10**0.5,
+        "variance_norm_ratio": 10 / 8,
+        "byzantine_norm": 6,
+        "byzantine_max": 6,
+        "aggregate_norm": 2,
+        "aggregate_max": 2,
+        "cosine_honest_byzantine": -(0.5**0.5),
+        "cosine_honest_aggregate": 0.5**0.5,
+        "cosine_byzantine_aggregate": -1,
+    }
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {f"study/{name}": value for name, value in expected.items()}
+    )
+
+
+def test_study_where_nobody_lies_and_where_everybody_does():
+    rows, aggregate = torch.ones(3, 2), torch.ones(2)
+    assert not any("byzantine" in name for name in study(rows, aggregate, torch.zeros(3, dtype=torch.bool)))
+    liars = study(rows, aggregate, torch.ones(3, dtype=torch.bool))
+    assert not any("honest" in name or "variance" in name for name in liars)
+    assert liars["study/byzantine_deviation"] == 0
+
+
+def test_study_of_a_run_is_of_what_the_server_gets(tmp_path):
+    options = ["--trainer.callbacks+=GradientStudy", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
+    run("fit", tmp_path, *options, "--model.aggregator=Mean", "--model.gradient_samples=0")
+    for row in (row for row in metrics(tmp_path) if "study/honest_norm" in row):
+        values = {
+            name.removeprefix("study/"): float(value) for name, value in row.items() if "study/" in name
+        }
+        # Three of ten send minus three times the mean of the seven: the mean of all is (7 - 9) / 10 of it.
+        assert values["byzantine_norm"] == pytest.approx(3 * values["honest_norm"], rel=1e-5)
+        assert values["aggregate_norm"] == pytest.approx(0.2 * values["honest_norm"], rel=1e-4)
+        assert values["cosine_honest_byzantine"] == pytest.approx(-1)
+        assert values["cosine_byzantine_aggregate"] == pytest.approx(1)
+        assert values["byzantine_deviation"] == pytest.approx(0, abs=1e-5)
+    assert sum("study/honest_norm" in row for row in metrics(tmp_path)) == 2
+
+
+def test_study_is_refused_where_rounds_are_of_many_runs():
+    trainer, learner = SimpleNamespace(callbacks=[]), SimpleNamespace(rounds_in_order=False)
+    with pytest.raises(SettingError, match="GradientStudy"):
+        GradientStudy().setup(trainer, learner, "fit")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from runs import ROOT
 
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep import Sweep
@@ -12,7 +14,7 @@ from lightning_agg.sweep.figures import curves, heat_map
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.panel import panels
 from lightning_agg.sweep.tables import table
-from lightning_agg.sweep.trial_run import Result
+from lightning_agg.sweep.trial_run import Result, home
 from lightning_agg.sweep.tuning import best_in_the_worst_column
 
 RULES = {
@@ -44,6 +46,18 @@ def test_trials_are_every_combination():
         "--seed_everything=7",
     )
     assert (sweep.rows, sweep.columns) == ("rule", "byzantine.num_byzantine")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "sweep").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_choice_of_the_shipped_sweeps_is_accepted(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shipped = Sweep(**yaml.safe_load(path.read_text()))
+    by_labels = {trial.labels: trial for trial in shipped.trials}
+    choices = list(shipped.axes.values())
+    for i in range(max(map(len, choices))):
+        home(by_labels[tuple(axis[i % len(axis)].label for axis in choices)], tmp_path)
 
 
 def test_what_is_no_text_is_told_as_json():
