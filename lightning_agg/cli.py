@@ -39,6 +39,7 @@ from lightning_agg.errors import SettingError, require
 from lightning_agg.modules import PoolModule
 from lightning_agg.runs import Run, locate, read_checkpoint
 
+LARGEST_SEED = 2**32 - 1
 USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
 """Instead of every setting there is, which would bury an error."""
 
@@ -66,6 +67,14 @@ class PoolCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse ``args``, or the command line where there are none."""
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        require(
+            isinstance(seed, bool) or 0 <= seed <= LARGEST_SEED,
+            f"seed_everything must be from 0 to {LARGEST_SEED}, got {seed}.",
+        )
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would load the file here, before any check, and let hyper-parameters in it override the settings.
@@ -110,7 +119,10 @@ class PoolCLI(LightningCLI):
             checkpoint.folder = run.folder / "checkpoints"
             self.save_config_kwargs["folder"] = run.folder
         options.weights_only = True
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # all that it is told are settings
+            raise SettingError(f"trainer: {error}") from error
 
     def _check_trainer(self, config: Any) -> None:
         require(
@@ -138,6 +150,10 @@ class PoolCLI(LightningCLI):
         require_one_injection([*listed, self._get(self.config_init, "byzantine")])
 
     def after_fit(self) -> None:
+        """Tell the result and where it lies."""
+        self._tell("validation accuracy", "val/accuracy")
+
+    def after_validate(self) -> None:
         """Tell the result and where it lies."""
         self._tell("validation accuracy", "val/accuracy")
 
