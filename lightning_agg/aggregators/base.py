@@ -145,13 +145,14 @@ class Aggregator(nn.Module, ABC):
         For a combination of rows, their weights; for a coordinate-wise rule, the mean over coordinates; 0
         for a dropped row. ``None`` for a rule that does not define it. Leaves the memory as it is.
         """
-        rows, context = self.finite(gradients, context)
+        self._require(gradients)
+        rows, context = drop_nonfinite(gradients, context or NOTHING)
         shares = torch.zeros(len(gradients), device=gradients.device)
         with torch.no_grad(), full_precision(rows):
             share = self.shares(rows.detach(), context) if len(rows) else shares[:0]
         if share is None:
             return None
-        shares[finite_rows(gradients)] = share.to(shares.dtype)
+        shares[finite_rows(gradients)] = share.to(shares)
         return shares
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor | None:

@@ -80,7 +80,9 @@ def repeated_krum(distances: Tensor, num_picks: int, num_byzantine: int) -> Tens
     row, or else its farthest. So the neighbours are ranked once, and a pick costs one sum over ``(M, M)``.
     """
     size = len(distances)
-    distances = distances.clone().fill_diagonal_(torch.inf)
+    # So that a score is finite, and larger than that of a row that is picked already only if it is not.
+    largest = torch.finfo(distances.dtype).max / size
+    distances = distances.clamp(max=largest).fill_diagonal_(torch.inf)
     terms, order = distances.sort(dim=1, stable=True)
     rank, rows = order.argsort(dim=1), torch.arange(size)
     num_neighbors = size - num_byzantine - 2

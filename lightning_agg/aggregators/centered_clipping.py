@@ -15,7 +15,7 @@ class CenteredClipping(Aggregator):
     One iteration is
     :math:`v \leftarrow v + \frac{1}{M} \sum_i (x_i - v) \min(1, \tau / \lVert x_i - v \rVert)`.
     The first round starts from zero, the later ones from the last aggregate, which is kept in the buffer
-    ``center``. A Byzantine row moves the result by at most :math:`\tau / M` an iteration, so :math:`\tau`
+    ``center``, in float32 or more: steps too short for the rows' dtype add up. A Byzantine row moves the result by at most :math:`\tau / M` an iteration, so :math:`\tau`
     must fit the scale of the honest deviations.
 
     Cost: :math:`O(M d)` an iteration, and memory for one vector from round to round.
@@ -64,9 +64,8 @@ class CenteredClipping(Aggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """Move the center; return it."""
-        center, _ = self._moved_center(gradients)
-        self.center = center
-        return center.clone()
+        self.center, _ = self._moved_center(gradients)
+        return self.center.to(gradients.dtype, copy=True)
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """Weights of the rows; the rest, to 1, is the center's."""
@@ -85,7 +84,7 @@ class CenteredClipping(Aggregator):
             shares = [factor + rest * share for factor, share in zip(factors, shares, strict=True)]
             weights = torch.tensor(shares, dtype=rows.dtype, device=rows.device)
             center = torch.addmv(start, rows.T, weights, beta=1 - sum(shares))
-        return center.to(gradients.dtype), weights
+        return center, weights
 
     def _start(self, gradients: Tensor) -> Tensor:
         center = self.center

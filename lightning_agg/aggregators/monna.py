@@ -14,8 +14,8 @@ from lightning_agg.errors import require, require_count
 class MoNNA(SelectingAggregator):
     r"""Mean of the :math:`M - f` rows nearest to the row of a trusted worker, its own included.
 
-    The lowest worker index wins among equals. If the trusted row is not finite, the coordinate-wise median
-    stands in for it.
+    The lowest worker index wins among equals. Where the trusted worker takes no part in a round, or its row is not
+    finite, the coordinate-wise median stands in for it.
 
     Cost: :math:`O(M d)`.
 
@@ -28,7 +28,7 @@ class MoNNA(SelectingAggregator):
 
     Args:
         num_byzantine: Number :math:`f` of rows left out, at least 0; the pool must satisfy :math:`2 f < M`.
-        reference: Row of the trusted worker, from 0; must be less than M.
+        reference: Index of the trusted worker in the pool, from 0; must be less than the number M of rows of a round.
 
     Raises:
         ValueError: If an argument is not as above, or a number is too large for the pool when called.

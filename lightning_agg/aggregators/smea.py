@@ -14,6 +14,9 @@ from lightning_agg.aggregators.selecting_aggregator import SelectingAggregator
 from lightning_agg.aggregators.spectrum import Array, centred_gram, spread, top_direction
 from lightning_agg.errors import require_count
 
+CHUNK = 2**22
+"""Entries of the matrices that are looked at together."""
+
 
 class SMEA(SelectingAggregator):
     r"""Mean of the :math:`M - f` rows whose covariance has the smallest largest eigenvalue.
@@ -74,7 +77,7 @@ def _least_spread(distances: Array, size: int) -> NDArray[np.int64]:
     weights = np.full(size, 1 / size)
     largest = [
         np.linalg.eigvalsh(centred_gram(distances[chunk[:, :, None], chunk[:, None, :]], weights))[:, -1]
-        for chunk in np.array_split(subsets, -(-len(subsets) // 1024))
+        for chunk in np.array_split(subsets, -(-len(subsets) * size**2 // CHUNK))
     ]
     best: NDArray[np.int64] = subsets[np.concatenate(largest).argmin()]
     return best

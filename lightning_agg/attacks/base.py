@@ -28,6 +28,9 @@ class Attack(ABC):
     remembers: bool = False
     """Whether a round depends on the rounds before it."""
 
+    needs_rule: bool = False
+    """Whether it must be told the server's aggregator, which not every module does."""
+
     def __call__(self, honest: Tensor, own: Tensor, context: AttackContext | None = None) -> Tensor:
         """Honest rows ``(H, d)`` and the attackers' own honest answers ``(f, d)`` -> rows to send ``(f, d)``.
 

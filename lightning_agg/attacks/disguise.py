@@ -58,5 +58,5 @@ class Disguise(Wrapper):
             ]
         )
         lengths, own_lengths = (row_lengths(x).to(noise.dtype)[:, None] for x in (rows, noise))
-        disguised = rows + self.scale * lengths / own_lengths * noise
+        disguised = (rows + self.scale * lengths / own_lengths * noise).to(rows.dtype)
         return torch.where(disguised.isfinite().all(dim=1, keepdim=True), disguised, rows)

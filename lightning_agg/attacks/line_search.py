@@ -81,6 +81,7 @@ class LineSearch(Wrapper):
         )
         super().__init__(attack)
         self.aggregator = aggregator
+        self.needs_rule = aggregator is None
         self.evaluations = evaluations
 
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
@@ -98,10 +99,11 @@ class LineSearch(Wrapper):
         if not tried.possible:
             return origin
         if equivariance == "linear":
-            size = len(context.honest) + len(context.byzantine)
-            return origin + _farthest(tried, size) * direction
-        evaluations = self.evaluations or (20 if tried.honest is honest else 80)
-        return origin + maximise(tried.damage(context, aggregate), tried.typical, evaluations) * direction
+            factor = _farthest(tried, len(context.honest) + len(context.byzantine))
+        else:
+            evaluations = self.evaluations or (20 if tried.honest is honest else 80)
+            factor = maximise(tried.damage(context, aggregate), tried.typical, evaluations)
+        return origin + min(factor, _largest(origin, direction, own.dtype)) * direction
 
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """The expected rule must be defined for the pool; what the attack demands is for its factor."""
@@ -112,9 +114,14 @@ class LineSearch(Wrapper):
                 raise SettingError(f"LineSearch.aggregator: {error}") from error
 
     def check_round(self, pool_size: int, num_byzantine: int) -> None:
-        """As :meth:`check`, and what the attack demands."""
+        """As :meth:`check`."""
         self.check(pool_size, num_byzantine)
-        super().check_round(pool_size, num_byzantine)
+
+
+def _largest(origin: Tensor, direction: Tensor, dtype: torch.dtype) -> float:
+    """A factor about as large as a row of ``dtype`` can have that is finite."""
+    room = 0.99 * torch.finfo(dtype).max - float(origin.abs().max())
+    return room / float(direction.abs().max())
 
 
 def _farthest(tried: Problem, size: int) -> float:

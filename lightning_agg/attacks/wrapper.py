@@ -13,6 +13,7 @@ class Wrapper(Attack):
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
         self.remembers = attack.remembers
+        self.needs_rule = attack.needs_rule
 
     def poison(self, targets: Tensor, num_classes: int) -> Tensor:
         """As the attack does."""

@@ -99,6 +99,11 @@ class ByzantineInjection(PoolCallback):
                     f"byzantine.attack must not remember earlier rounds in {type(pl_module).__name__}, got"
                     f" {type(attack).__name__} with such settings.",
                 )
+                require(
+                    pl_module.tells_rule or not attack.needs_rule,
+                    f"byzantine.attack must be given the aggregator it knows in {type(pl_module).__name__}, which tells attackers of"
+                    f" none, got {type(attack).__name__} without.",
+                )
                 attack.check(pool_size, count)
                 _check_draws(attack, pool_size, count, pl_module.participation)
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.

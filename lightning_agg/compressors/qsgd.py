@@ -59,10 +59,9 @@ class QSGD(Compressor):
         size = self.bucket_size or columns
         buckets = F.pad(gradients, (0, -columns % size)).reshape(len(gradients), -1, size)
         order = 2.0 if self.norm == "l2" else math.inf
-        norms = torch.linalg.vector_norm(buckets, order, dim=2, keepdim=True)
-        if not norms.isfinite().all():  # squares overflow long before the rows do
-            norms = torch.linalg.vector_norm(buckets.double(), order, dim=2, keepdim=True).to(norms.dtype)
-        norms = norms.expand_as(buckets).flatten(1)[:, :columns]
+        # Squares over- and underflow long before the rows do.
+        norms = torch.linalg.vector_norm(buckets, order, dim=2, keepdim=True, dtype=torch.float64)
+        norms = norms.to(buckets.dtype).expand_as(buckets).flatten(1)[:, :columns]
         position = self.levels * gradients.abs() / norms
         below = position.floor()
         rounded = below + (context.uniform(gradients) < position - below)

@@ -49,7 +49,8 @@ class TernGrad(Compressor):
 
     def _ternary(self, part: Tensor, draws: Tensor) -> Tensor:
         if self.clip is not None:
-            bound = self.clip * part.square().mean(dim=1, keepdim=True).sqrt()
+            length = torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=torch.float64)
+            bound = (self.clip * length / part.shape[1] ** 0.5).to(part.dtype)
             part = part.clamp(-bound, bound)
         scaler = part.abs().amax(dim=1, keepdim=True)
         # Of zeros, 0 / 0 is below no draw; a NaN is passed on by the product.

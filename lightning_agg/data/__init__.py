@@ -10,7 +10,7 @@ from lightning_agg.data.image_folder import ImageFolderPool
 from lightning_agg.data.images import LabelledImages
 from lightning_agg.data.label_pool import LabelPool
 from lightning_agg.data.pool import RoundBatch, Rounds, WorkerPool
-from lightning_agg.data.torchvision_pool import CIFAR10Pool, FashionMNISTPool, MNISTPool
+from lightning_agg.data.torchvision_pool import CIFAR10Pool, FashionMNISTPool, MNISTPool, TorchvisionPool
 
 __all__ = [
     "CIFAR10Pool",
@@ -24,5 +24,6 @@ __all__ = [
     "PoolDataModule",
     "RoundBatch",
     "Rounds",
+    "TorchvisionPool",
     "WorkerPool",
 ]

@@ -32,7 +32,7 @@ class SoftmaxBias(nn.Module):
             len(start) == num_classes,
             f"model.model.initial must hold one score per class (initial = {len(start)}, classes = {num_classes}).",
         )
-        self.scores = nn.Parameter(torch.tensor(start))
+        self.scores = nn.Parameter(torch.tensor(start, dtype=torch.float32))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Anything of B samples -> ``(B, num_classes)``, the scores."""

@@ -51,6 +51,9 @@ class PoolModule(L.LightningModule, ABC):
     validates_episodes: bool = False
     """Whether validation and test play whole trainings, with attackers."""
 
+    tells_rule: bool = False
+    """Whether attackers are told the aggregator, see :meth:`tell_attackers`."""
+
     participation: float = 1.0
     """Fraction of the workers that takes part in a round."""
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -73,7 +73,8 @@ class Baseline:
         optimizer = self.optimizer(tensors.values())
 
         def descend(parameters: Tensor, received: Round, step: int) -> Tensor:
-            flat.set_gradients(tensors, aggregator(received.gradients, received.context))
+            context = replace(received.context, lr=float(optimizer.param_groups[0]["lr"]))
+            flat.set_gradients(tensors, aggregator(received.gradients, context))
             optimizer.step()
             return flat.flatten(tensors)
 

@@ -68,6 +68,7 @@ class ParameterServer(PoolModule):
 
     worker_momentum: Tensor
     rounds_in_order = True
+    tells_rule = True
     takes_any_loss = True
     monitored = "val/loss"
 

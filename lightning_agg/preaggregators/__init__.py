@@ -14,12 +14,14 @@ together; :class:`NormClipping` and :class:`AdaptiveClipping` bound their length
 from lightning_agg.preaggregators.adaptive_clipping import AdaptiveClipping
 from lightning_agg.preaggregators.base import PreAggregator
 from lightning_agg.preaggregators.bucketing import Bucketing
+from lightning_agg.preaggregators.clipping import Clipping
 from lightning_agg.preaggregators.nearest_neighbor_mixing import NearestNeighborMixing
 from lightning_agg.preaggregators.norm_clipping import NormClipping
 
 __all__ = [
     "AdaptiveClipping",
     "Bucketing",
+    "Clipping",
     "NearestNeighborMixing",
     "NormClipping",
     "PreAggregator",

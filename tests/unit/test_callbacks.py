@@ -21,6 +21,7 @@ SERVER = SimpleNamespace(
     pool_size=6,
     log_pool=lambda values, batch: None,
     rounds_in_order=True,
+    tells_rule=True,
     validates_episodes=False,
     participation=1.0,
     tell_attackers=lambda context: replace(context, aggregate=TrimmedMean(1).trial),
@@ -139,7 +140,12 @@ def test_random_rows_do_not_depend_on_who_else_attacks():
 
 def test_an_attack_that_remembers_needs_rounds_in_order():
     learner = SimpleNamespace(
-        num_classes=10, pool_size=6, rounds_in_order=False, validates_episodes=False, participation=1.0
+        num_classes=10,
+        pool_size=6,
+        rounds_in_order=False,
+        tells_rule=False,
+        validates_episodes=False,
+        participation=1.0,
     )
     callback = ByzantineInjection(Mimic(warmup=3), 2, seed=0)
     with pytest.raises(SettingError, match=r"must not remember earlier rounds in SimpleNamespace, got Mimic"):

@@ -11,10 +11,12 @@ import torch
 
 from lightning_agg import flat
 from lightning_agg.aggregators import CenteredClipping, Mean, Recurrent
-from lightning_agg.attacks import SignFlip
+from lightning_agg.attacks import Disguise, InnerProduct, LineSearch, SignFlip
 from lightning_agg.callbacks import ByzantineInjection
+from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.figures import curves_figure
 from lightning_agg.data import DigitsPool
+from lightning_agg.errors import SettingError
 from lightning_agg.models import MLP
 from lightning_agg.modules import MetaLearner, ParameterServer
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, play
@@ -122,3 +124,43 @@ def test_the_figure_stands_where_everything_diverged():
     figure = curves_figure({"Reverse_3": Episode(curve(math.inf, math.nan), {})}, largest=3.0)
     figure.savefig(io.BytesIO())
     assert figure.axes[0].get_ylim() == pytest.approx((1.35, 3.0))
+
+
+def test_a_baseline_is_told_its_learning_rate():
+    told = []
+
+    class Told(Mean):
+        def forward(self, gradients, context):
+            told.append(context.lr)
+            return super().forward(gradients, context)
+
+    learner, start = learner_and_start(Recurrent(slots=4))
+    baseline = Baseline(Told(), partial(torch.optim.SGD, lr=0.5))
+    with torch.no_grad():
+        play(learner.problem, baseline.server(learner.model, start), start, 0, 2, learner.data.val)
+    assert told == [0.5, 0.5]
+
+
+def test_only_episodes_of_the_training_are_scaled():
+    learner = MetaLearner(Recurrent(slots=4), model=MLP, horizon=20, parameter_scaling=1.0, seed=0)
+    fit(learner, max_steps=0, limit_val_batches=0)
+    assert learner.scaling(3).std() > 0
+    assert learner.scaling(VALIDATION_EPISODES) == learner.scaling(TEST_EPISODES + 1) == 1
+
+
+def test_an_attack_that_must_know_the_rule_is_refused():
+    def start(module, *attacks):
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, max_steps=0,
+            callbacks=[ByzantineInjection([SignFlip(), *attacks], 1, seed=0)], limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=DigitsPool(pool_size=4, batch_size=16, seed=0))
+
+    def learner():
+        return MetaLearner(Recurrent(slots=4), model=MLP, horizon=20, seed=0)
+
+    with pytest.raises(SettingError, match=r"the aggregator it knows in MetaLearner.*got Disguise"):
+        start(learner(), Disguise(LineSearch(InnerProduct())))
+    start(learner(), Disguise(LineSearch(InnerProduct(), Mean())))
+    start(ParameterServer(Mean(), MLP), LineSearch(InnerProduct()))

@@ -438,3 +438,27 @@ def test_monna_trusts_its_worker_whoever_takes_part():
     assert rule(rows, present).item() == 2.0
     absent = Context(pool_size=10, workers=torch.tensor([9, 5, 6, 7]))
     assert rule(rows, absent).item() == 2.0  # nearest to the median, 2.5
+
+
+def test_centered_clipping_adds_up_steps_too_short_for_the_rows_dtype() -> None:
+    rule, x = CenteredClipping(radius=0.01), torch.full((4, 1), 10.0)
+    for _ in range(1100):
+        center = rule(x.bfloat16())
+    assert center.dtype == torch.bfloat16
+    assert center.item() == pytest.approx(10, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1e19, 1e28])
+@pytest.mark.parametrize("size", [5, 30])
+def test_distances_of_float32_rows_whose_squares_it_does_not_hold(scale: float, size: int) -> None:
+    x = (scale * torch.randn(size, 7, generator=torch.Generator().manual_seed(0))).float()
+    exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    torch.testing.assert_close(squared_distances(x), exact, rtol=1e-5, atol=0.0)
+
+
+def test_influence_leaves_the_count_of_dropped_rows() -> None:
+    rule, x = CoordinateMedian(), torch.ones(3, 2)
+    rule(x)
+    x[0] = torch.nan
+    rule.influence(x)
+    assert rule.num_nonfinite == 0

@@ -462,3 +462,38 @@ def test_alie_in_half_precision_is_not_the_mean():
     shift = (expected[0] - honest.mean(0)).norm()
     assert sent.dtype == torch.float16
     assert (sent[0].float() - expected[0]).norm() < 0.02 * shift
+
+
+def test_a_non_finite_row_is_no_part_of_the_mean_of_the_warm_up():
+    attack, honest = Mimic(warmup=3), torch.tensor([[3.0, 0.0], [-1.0, 1.0], [-2.0, 2.0]])
+    broken = honest.clone()
+    broken[1, 0] = float("inf")
+    attack(honest, honest[:1])
+    attack(broken, honest[:1])
+    assert torch.allclose(attack.mean, honest.mean(0))
+
+
+def test_line_search_asks_nothing_for_a_factor_it_does_not_use():
+    attack = LineSearch(ALittleIsEnough(), CoordinateMedian())
+    attack.check(10, 7)
+    attack.check_round(5, 4)
+    assert attack(torch.randn(1, 4), torch.randn(4, 4)).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "rule", [GeometricMedian(), CoordinateMedian(), Mean()], ids=lambda r: type(r).__name__
+)
+def test_line_search_sends_rows_that_half_precision_holds(rule):
+    honest = rows(6, 8).half() * 1000
+    sent = LineSearch(InnerProduct(), rule)(honest, honest[:4])
+    assert sent.isfinite().all()
+
+
+def test_disguise_in_half_precision_leaves_rows_that_its_noise_would_make_infinite():
+    honest = torch.full((4, 3), 21_000.0).half()
+    disguise, noisy = Disguise(Reverse(scale=3.0), scale=0.5), 0
+    for index in range(6):
+        sent = disguise(honest, honest[:2], AttackContext(round=index))
+        assert sent.isfinite().all()
+        noisy += int((sent != -3 * honest[:2]).any(dim=1).sum())
+    assert noisy < 12

@@ -268,3 +268,13 @@ def test_another_compressor_begins_anew():
     GradientCompression(QSGD()).load_state_dict(state)
     GradientCompression().load_state_dict(state)
     assert GradientCompression(QSGD()).state_dict() == {}
+
+
+@pytest.mark.parametrize("scale", [2.0**-80, 2.0**66])
+@pytest.mark.parametrize("make", [lambda: QSGD(4), lambda: TernGrad(clip=1.0)], ids=["QSGD", "TernGrad"])
+def test_rows_whose_squares_float32_does_not_hold(make, scale):
+    row = torch.tensor([[3.0, -1.0, 2.0, 0.5]])
+    context = CompressionContext(sizes=(4,))
+    sent = make()(row, context)
+    assert sent.any()
+    assert torch.equal(make()(scale * row, context), scale * sent)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from runs import metrics, run
 from runs_models import Linear
 from servers import fit
 from torch.nn import functional as F
@@ -161,3 +162,32 @@ def test_a_rule_is_told_the_learning_rate_of_the_round():
         lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
     )
     assert told == [0.5, 0.25, 0.125]
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_momentum_as_it_was():
+    class Once(ByzantineInjection):
+        """In the second round worker 1 has broken data."""
+
+        def on_worker_batch(self, trainer, pl_module, batch):
+            if batch.round != 1:
+                return batch
+            inputs = batch.inputs.clone()
+            inputs[1] = torch.nan
+            return batch._replace(inputs=inputs)
+
+    data = DigitsPool(pool_size=3, batch_size=16, seed=0)
+    settings = {"momentum": 0.9, "optimizer": sgd}
+    before, after = fit(1, data, [Once()], **settings), fit(2, data, [Once()], **settings)
+    assert torch.equal(before.worker_momentum[1], after.worker_momentum[1])
+    assert not torch.equal(before.worker_momentum[0], after.worker_momentum[0])
+    assert fit(4, data, [Once()], **settings).worker_momentum.isfinite().all()
+
+
+def test_the_cosine_is_to_what_honest_workers_computed(tmp_path):
+    """Before the noise, which the aggregate of one worker is parallel to."""
+    options = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--model.gradient_samples=0"]
+    noise = ["--noise.scale=1000", "--model.aggregator=Mean", "--byzantine.num_byzantine=0"]
+    run("fit", tmp_path, *options, *noise)
+    cosines = [float(row["pool/cosine_to_honest_mean"]) for row in metrics(tmp_path) if "train/loss" in row]
+    assert len(cosines) == 2
+    assert max(map(abs, cosines)) < 0.2

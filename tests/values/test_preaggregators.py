@@ -119,3 +119,49 @@ def test_a_rule_that_knows_a_worker_wants_its_row(size):
     with pytest.raises(SettingError, match="MoNNA remembers workers"):
         PreAggregated([Bucketing(size)], MoNNA(1)).check(10)
     PreAggregated([NearestNeighborMixing(1)], MoNNA(1)).check(10)
+
+
+def test_rows_of_nobody_have_no_workers():
+    told = []
+
+    class Told(Mean):
+        spreads_nonfinite = False
+
+        def forward(self, gradients, context):
+            told.append((context.finite, context.workers, context.pool_size, context.num_dropped))
+            return super().forward(gradients, context)
+
+    rows = torch.ones(6, 2)
+    rows[4] = torch.inf
+    context = Context(workers=torch.arange(6) + 3, pool_size=12)
+    PreAggregated([Bucketing(2)], Told())(rows, context)
+    PreAggregated([NearestNeighborMixing(1)], Told())(rows, context)
+    assert told[0] == (None, None, None, 1)
+    assert told[1][0].tolist() == [True] * 4 + [False, True]
+    assert told[1][1].tolist() == list(range(3, 9))
+    assert told[1][2:] == (12, 1)
+
+
+class Swelling(PreAggregator):
+    """Rows of 1 stay; larger ones overflow."""
+
+    keeps_workers = True
+
+    def weights(self, gradients, context):
+        return torch.diag(torch.where(gradients[:, 0] > 1, 1e30, 1.0))
+
+
+def test_who_is_left_after_rows_were_dropped_twice():
+    told = []
+
+    class Told(Mean):
+        spreads_nonfinite = False
+
+        def forward(self, gradients, context):
+            told.append(context.finite.tolist())
+            return super().forward(gradients, context)
+
+    rows = torch.ones(6, 2)
+    rows[1], rows[3] = torch.nan, 1e20
+    assert PreAggregated([Swelling()], Told())(rows).tolist() == [1.0, 1.0]
+    assert told == [[True, False, True, False, True, True]]

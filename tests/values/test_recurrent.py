@@ -767,3 +767,44 @@ def test_trained_weights_draw_no_numbers():
     torch.manual_seed(0)
     Recurrent(weights="mnist_arnn_lstm")
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_trial_loss_that_is_not_finite_is_the_least_trust():
+    rows = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+    found = features(rows, descending([0.2, math.nan, 0.4]), worker_order="trust", loss_information=True)
+    assert torch.equal(found.inputs[:3, 0].argsort(), torch.tensor([1, 2, 0]))  # rows 3, 1, 2
+    assert found.inputs[3:, 0].tolist() == pytest.approx([1.0, 0.5, -1 / 0.4], abs=1e-3)
+
+
+def test_a_vote_takes_nothing_from_distrust():
+    """Two copies whom nobody trusts: a quarter of a vote each, and all of their distrust."""
+    settings = {"scale": "trusted", "gate": True, "worker_order": "trust", "distrust_copies": True}
+    rows = [[5.0, 1.0], [2.0, 3.0], [-3.0, 9.0], [-3.0, 9.0]]
+    found = features(rows, descending_rows([1.0, 1.0, -0.8, -0.8]), **settings, loss_information=True)
+    assert found.inputs[5:, 0].tolist() == pytest.approx([1.0, 1.0, -0.8, -0.8], abs=1e-5)
+
+
+def test_where_all_are_nearly_the_same_the_votes_are_whole():
+    settings = {"scale": "trusted", "gate": True, "distrust_copies": True, "worker_order": "trust"}
+    rows = [[5.0, 1.0], [5.01, 1.0], [4.99, 1.0]]
+    found = features(rows, descending_rows([0.9, 0.6, 0.3]), **settings, loss_information=True)
+    assert found.inputs[4:, 0].tolist() == pytest.approx([1.0, 2 / 3, 1 / 3], abs=1e-5)
+
+
+def test_the_line_search_remembers_ten_rounds():
+    carried, still = line_search.begin(torch.zeros(1)), torch.tensor([0.0])
+    for index, start in enumerate([3.0, *[1.0] * 9]):
+        _, carried = line_search.search(quadratic(start), still, carried, index, 4)
+    assert carried[1:].max() == 9
+    _, carried = line_search.search(quadratic(1.0), still, carried, 10, 4)
+    assert carried[1:].tolist() == [1.0] * 10
+
+
+def test_the_line_search_lets_a_negative_loss_rise_as_much():
+    context = Context(
+        parameters=lambda: torch.tensor([0.0]), public_losses=lambda vectors, n: vectors.sum(1) - 1
+    )
+    begun = line_search.begin(torch.zeros(1))
+    # Up to a quarter of the size of the loss, from -1 to -0.75.
+    assert line_search.search(context, torch.tensor([0.24]), begun, 0, 4)[0] == 1
+    assert line_search.search(context, torch.tensor([0.26]), begun, 0, 4)[0] == 0.5

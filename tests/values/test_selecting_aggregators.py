@@ -12,6 +12,7 @@ from lightning_agg.aggregators import (
     CAF,
     CGE,
     SMEA,
+    Bulyan,
     Context,
     DnC,
     FLTrust,
@@ -307,3 +308,33 @@ def test_float64_rows_beyond_squaring_are_left_out(rule) -> None:
     x[3] = 1e200
     assert rule(x).sub(1).norm() < 1
     assert rule.influence(x)[3] == 0
+
+
+def test_dnc_draws_other_coordinates_each_time() -> None:
+    drawn = []
+
+    class Drawing(DnC):
+        def _drawn(self, gradients, context, iteration):
+            found = super()._drawn(gradients, context, iteration)
+            drawn.append(found)
+            return found
+
+    Drawing(2, num_coordinates=20, num_iterations=3)(gaussian(8, 200))
+    assert len(drawn) == 3
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_bulyan_picks_no_row_twice_where_scores_overflow() -> None:
+    x = torch.tensor([[1.0], [1.1], [1.2], [1.3], [1.4], [1e200], [-1e200]], dtype=torch.float64)
+    near = x.clamp(-1e30, 1e30)
+    assert torch.equal(Bulyan(1).influence(x), Bulyan(1).influence(near))
+    assert Bulyan(1).influence(x).sum() == pytest.approx(1)
+    assert Bulyan(1)(x).item() == pytest.approx(1.2)
+
+
+def test_smea_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = gaussian(9, 30)
+    whole = SMEA(3)(x)
+    monkeypatch.setattr("lightning_agg.aggregators.smea.CHUNK", 100)
+    assert torch.equal(SMEA(3)(x), whole)
