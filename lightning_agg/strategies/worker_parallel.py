@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
@@ -22,6 +23,32 @@ class WorkerParallelStrategy(DDPStrategy):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Prepare the processes, and note a SIGTERM only.
+
+        Lightning's answer to it is a broadcast in the middle of whatever its process does, so that the others, who do something
+        else, hang or fail.
+        """
+        super().setup(trainer)
+        trainer._signal_connector._sigterm_notifier_fn = self._note_sigterm  # type: ignore[method-assign, assignment]
+        self._signals = trainer._signal_connector
+        self._sigterm = False
+        self._fitting = trainer.state.fn == "fit"
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Agree on whether this round is the last: so it is in every process if one of them was told to terminate."""
+        told = torch.tensor([int(self._sigterm)], device=self.root_device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        if told.item():
+            self._signals.received_sigterm = True
+
+    def _note_sigterm(self, signum: Any, frame: Any) -> None:
+        self._sigterm = True
+        if not self._fitting and not self._signals.received_sigterm:
+            self._signals.received_sigterm = True  # an evaluation exchanges nothing before its end
+            if self.launcher is not None:
+                self.launcher.kill(signum)
 
     def configure_ddp(self) -> None:
         """Leave the module bare, and start every process from the parameters of the first."""

@@ -1,5 +1,10 @@
 """Several processes give the bits of one."""
 
+import os
+import signal
+import subprocess
+import time
+
 import pytest
 import torch
 from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, metrics, run, start
@@ -73,3 +78,28 @@ def test_stock_ddp_is_refused(tmp_path):
     assert process.returncode != 0
     assert "trainer.strategy must be worker_parallel" in output
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("told", ["the first process", "all processes", "the second process"])
+def test_a_terminated_training_ends_everywhere(told, tmp_path):
+    options = [
+        "--trainer.max_steps=100000",
+        "--checkpoint.every_n_rounds=5",
+        "--trainer.val_check_interval=20",
+    ]
+    process = start("fit", tmp_path, *options, *TWO)
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.01)
+    if told == "all processes":
+        os.killpg(process.pid, signal.SIGTERM)
+    elif told == "the second process":
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
+        os.kill(int(listed.stdout.split()[0]), signal.SIGTERM)
+    else:
+        process.terminate()
+    output, _ = process.communicate(timeout=60)  # until none of them writes any more
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
