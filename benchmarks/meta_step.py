@@ -12,6 +12,7 @@ model, the network's state and the libraries' own buffers, is left out.
     python benchmarks/meta_step.py
 """
 
+import argparse
 import resource
 import statistics
 import subprocess
@@ -182,7 +183,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        one(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("form", nargs="?", choices=FORMS, help="measure this one alone, in this process")
+    form = parser.parse_args().form
+    if form:
+        one(form)
     else:
         main()

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,13 @@ from lightning_agg.modules import PoolModule
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
+RESULTS = {
+    "test/accuracy": "test accuracy",
+    "val/accuracy": "validation accuracy",
+    "meta/val_loss": "loss along the validation episodes",
+}
+"""What is told at the end, by its name in the log."""
+
 USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
 """Instead of every setting there is, which would bury an error."""
 
@@ -55,6 +64,7 @@ class PoolCLI(LightningCLI):
         except BaseException:
             if self.run is not None:
                 self.run.discard()
+                self._tell_how_to_go_on()
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -66,7 +76,10 @@ class PoolCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse ``args``, or the command line where there are none."""
-        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
+        if args is None or isinstance(args, list):
+            self.config = parser.parse_args(files_first(sys.argv[1:] if args is None else args))
+        else:
+            self.config = parser.parse_object(args)
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
@@ -151,24 +164,47 @@ class PoolCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tell the result and where it lies."""
-        self._tell("validation accuracy", "val/accuracy")
+        self._tell()
 
     def after_validate(self) -> None:
         """Tell the result and where it lies."""
-        self._tell("validation accuracy", "val/accuracy")
+        self._tell()
 
     def after_test(self) -> None:
         """Tell the result and where it lies."""
-        self._tell("test accuracy", "test/accuracy")
+        self._tell()
 
-    def _tell(self, title: str, name: str) -> None:
+    def _tell(self) -> None:
         if self.run is None or not self.trainer.is_global_zero:
             return
-        if name in self.trainer.callback_metrics:
-            print(f"{title}: {float(self.trainer.callback_metrics[name]):.4f}")
+        told = self._result()
+        if told is not None:
+            print(told)
+        elif self.subcommand == "fit" and self.trainer.global_step == self.run.step:
+            print(f"nothing left to train: the run has had its {self.run.step} rounds, see trainer.max_steps")
         elif self.subcommand == "fit":
-            print("not validated: training ended before the first validation, see trainer.val_check_interval")
+            print("not validated: training ended before the next validation, see trainer.val_check_interval")
         print(f"run: {self.run.folder}\ncurves: tensorboard --logdir {self.run.folder}")
+
+    def _result(self) -> str | None:
+        """The first of the results that was logged; where it is not the end's, with its round."""
+        for name, title in RESULTS.items():
+            if name in self.trainer.callback_metrics and (self.subcommand == "test") == name.startswith(
+                "test"
+            ):
+                rounds, all_rounds = self.model.validated_rounds, self.trainer.global_step
+                late = self.subcommand == "fit" and rounds != all_rounds
+                value = float(self.trainer.callback_metrics[name])
+                return f"{title}: {value:.4f}" + (f" (after {rounds} of {all_rounds} rounds)" if late else "")
+        return None
+
+    def _tell_how_to_go_on(self) -> None:
+        """After an interruption of a training that has a checkpoint."""
+        trainer = getattr(self, "trainer", None)
+        if not isinstance(trainer, L.Trainer) or not trainer.interrupted or not trainer.is_global_zero:
+            return
+        if self.run is not None and (self.run.folder / "checkpoints" / "last.ckpt").exists():
+            print(f"run: {self.run.folder}\nto go on: the same command with --ckpt_path last")
 
     @staticmethod
     def _loggers(root: Path, version: str, resume_step: int | None) -> list[Any]:
@@ -178,6 +214,27 @@ class PoolCLI(LightningCLI):
             TensorBoardLogger(root, name="", version=version, default_hp_metric=False, **purge),
             ResumableCSVLogger(str(root), name="", version=version, resume_step=resume_step),
         ]
+
+
+def files_first(args: Sequence[str]) -> list[str]:
+    """A command line with its configuration files before its options, so that options win over files wherever they stand.
+
+    Example:
+        >>> files_first(["fit", "--data.pool_size", "5", "-c", "a.yaml", "--config=b.yaml"])
+        ['fit', '-c', 'a.yaml', '--config=b.yaml', '--data.pool_size', '5']
+    """
+    if not args or args[0].startswith("-"):
+        return list(args)
+    subcommand, *rest = args
+    files, options, told = [], [], iter(rest)
+    for argument in told:
+        if argument in ("-c", "--config"):
+            files += [argument, *islice(told, 1)]
+        elif argument.startswith("--config="):
+            files.append(argument)
+        else:
+            options.append(argument)
+    return [subcommand, *files, *options]
 
 
 def main(args: ArgsType = None) -> PoolCLI:

@@ -68,3 +68,10 @@ class NeedsWhatIsMissing:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return rows.mean(dim=0)
+
+
+class NoClasses(nn.Linear):
+    """Does not ask how many classes there are."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)

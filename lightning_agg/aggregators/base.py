@@ -36,6 +36,9 @@ class Aggregator(nn.Module, ABC):
     num_nonfinite: int = 0
     """Rows dropped in the last call because they were not finite."""
 
+    num_overflows: int = 0
+    """Calls so far in which the aggregate of finite rows was not finite."""
+
     public_samples: int = 0
     """Samples of the server's public data that the rule asks its context for in a round."""
 
@@ -86,6 +89,7 @@ class Aggregator(nn.Module, ABC):
             return gradients.new_zeros(gradients.shape[1])
         aggregate = self._aggregate(rows, context)
         if not sum_is_finite(aggregate) and not bool(aggregate.isfinite().all()):
+            self.num_overflows += 1
             self._restore(memory)
             return torch.zeros_like(aggregate)
         return aggregate
@@ -95,27 +99,29 @@ class Aggregator(nn.Module, ABC):
         with full_precision(rows), torch.set_grad_enabled(False):
             aggregate: Tensor = super().__call__(rows, context)
         if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:
+            got = tuple(aggregate.shape) if isinstance(aggregate, Tensor) else type(aggregate).__name__
             raise SettingError(
-                f"{type(self).__name__}.forward must return a tensor of shape {tuple(rows.shape[1:])}, got"
-                f" {getattr(aggregate, 'shape', aggregate)}."
+                f"{type(self).__name__}.forward must return a torch.Tensor of shape {tuple(rows.shape[1:])}, got {got}."
             )
         return aggregate
 
     def trial(self, gradients: Tensor, context: Context | None = None) -> Tensor:
-        """What a call would return, without being one: memory and ``num_nonfinite`` stay as they are."""
+        """What a call would return, without being one: memory and counts stay as they are."""
         parts = list(self.modules())
         if any(isinstance(part, Aggregator) and part.hides_memory for part in parts):
             return copy.deepcopy(self)(gradients, context)
         buffers = [(part, dict(part.named_buffers(recurse=False))) for part in parts]
-        counts = [(part, part.num_nonfinite) for part in parts if isinstance(part, Aggregator)]
+        counts = [
+            (part, part.num_nonfinite, part.num_overflows) for part in parts if isinstance(part, Aggregator)
+        ]
         try:
             return self(gradients, context)
         finally:
             for part, memory in buffers:
                 for name, buffer in memory.items():
                     setattr(part, name, buffer)
-            for part, count in counts:
-                part.num_nonfinite = count
+            for part, *counted in counts:
+                part.num_nonfinite, part.num_overflows = counted
 
     @abstractmethod
     def forward(self, gradients: Tensor, context: Context) -> Tensor:

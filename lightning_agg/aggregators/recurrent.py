@@ -35,6 +35,11 @@ class Recurrent(Aggregator):
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
     ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
 
+    Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust by peers or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
+    images too, two for the line search, and a gradient on them for the direction.
+
+    Breakdown: none is proved; docs/learned_attacked.md measures it.
+
     Reference:
         Ji et al., *Learning to Learn Gradient Aggregation by Gradient Descent*, IJCAI 2019, sections 4.1 to 4.3. The output is
         an update, not θ itself as the text says: θ = A o would vanish with the gradients. Where :math:`A_i` is 0, inputs
@@ -42,11 +47,6 @@ class Recurrent(Aggregator):
         and trust that adds up are ours: one round's losses cannot tell liars from honest workers once the loss is low, their sum can. Who is honest
         for long and lies then is trusted for a while. A row that was dropped because it was not finite is absent; in ``given``
         order the rows after it move up.
-
-    Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust by peers or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
-    images too, two for the line search, and a gradient on them for the direction.
-
-    Breakdown: none is proved; docs/learned_attacked.md measures it.
 
     Args:
         weights: Trained weights: the name of shipped ones (``lightning_agg.pretrained``), or a safetensors file; untrained
@@ -106,6 +106,14 @@ class Recurrent(Aggregator):
             episode, while it would raise the loss to a quarter above the largest of the last ten rounds':
             :func:`lightning_agg.aggregators.line_search.search`. Models that want smaller steps than the one trained on then
             find them [false].
+
+    Raises:
+        ValueError: If the settings contradict each other, the weights or the pool, or a file is no such weights.
+
+    Example:
+        >>> rule = Recurrent(weights="mnist_rnn_lstm")
+        >>> rule(torch.full((10, 3), 0.1)).sign()  # goes down the gradient
+        tensor([1., 1., 1.])
     """
 
     def __init__(

@@ -42,6 +42,10 @@ class Attack(ABC):
             SettingError: If the two are not matrices of the same width, or the context names other rows.
         """
         require(
+            isinstance(honest, Tensor) and isinstance(own, Tensor),
+            f"honest and own must be torch.Tensors, got {type(honest).__name__} and {type(own).__name__}.",
+        )
+        require(
             honest.ndim == own.ndim == 2 and honest.shape[1] == own.shape[1],
             "honest and own must be (H, d) and (f, d) matrices of one width, got shapes"
             f" {tuple(honest.shape)} and {tuple(own.shape)}.",

@@ -31,6 +31,10 @@ class PoolCallback(L.Callback):
     byzantine: frozenset[int] = frozenset()
     """Pool-wide indices of the workers that this callback makes Byzantine."""
 
+    def active(self, index: int) -> bool:
+        """Whether they are so in round ``index``, and do not only wait."""
+        return True
+
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Called by ``MetaLearner`` before each round, as tasks in different episodes take turns."""
 

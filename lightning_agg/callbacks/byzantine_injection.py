@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_agg import seeding
@@ -12,7 +13,7 @@ from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import VALIDATION_EPISODES, PoolCallback
 from lightning_agg.data.pool import RoundBatch, num_participants
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import SettingError, require, require_count
 
 if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
@@ -50,12 +51,10 @@ class ByzantineInjection(PoolCallback):
         require(
             len(counts) > 0, "byzantine.num_byzantine must be a number or a list of at least one, got []."
         )
-        require(min(counts) >= 0, f"byzantine.num_byzantine must be at least 0, got {num_byzantine}.")
         self.val_attacks, self.val_counts = _listed(val_attack), _listed(val_num_byzantine)
-        require(
-            min(self.val_counts, default=0) >= 0,
-            f"byzantine.val_num_byzantine must be at least 0, got {val_num_byzantine}.",
-        )
+        for name, values in (("num_byzantine", counts), ("val_num_byzantine", self.val_counts)):
+            for value in values:
+                require_count(f"byzantine.{name}", value)
         require(
             bool(attack or val_attack) or max(self.val_counts, default=0) == 0,
             "byzantine.val_attack must be set where byzantine.val_num_byzantine is not 0"
@@ -114,6 +113,14 @@ class ByzantineInjection(PoolCallback):
             f" {self.first_round} and {self.last_round}.",
         )
         self.on_episode(trainer, pl_module, episode=0)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: "PoolModule") -> None:  # type: ignore[override]
+        """Tell who attacks, and how: both may have been drawn."""
+        if pl_module.rounds_in_order and self.byzantine:
+            workers = ", ".join(map(str, sorted(self.byzantine)))
+            rank_zero_info(
+                f"Byzantine: {type(self.attack).__name__} by {len(self.byzantine)} of {pl_module.pool_size} workers ({workers})"
+            )
 
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Draw attackers and attack of an episode: a function of (seed, episode) alone."""
@@ -185,7 +192,7 @@ def _in_turn(values: list[Any], episode: int) -> list[Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def require_one_injection(callbacks: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from lightning_agg import seeding
 from lightning_agg.data.images import EvaluationBatches, LabelledImages
 from lightning_agg.data.pool import Rounds, Windows, WorkerPool
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 from lightning_agg.partitioners import IID
 from lightning_agg.partitioners.base import Partitioner
 
@@ -86,9 +86,8 @@ class PoolDataModule(L.LightningDataModule, ABC):
             ("rounds_per_epoch", rounds_per_epoch, 1),
             ("eval_batch_size", eval_batch_size, 1),
         ):
-            require(
-                value is None or value >= minimum, f"data.{name} must be at least {minimum}, got {value}."
-            )
+            if value is not None:
+                require_count(f"data.{name}", value, minimum)
 
     @abstractmethod
     def load(self) -> Dataset:

@@ -17,7 +17,7 @@ from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import SettingError, require, require_count
 from lightning_agg.losses import owns_loss
 from lightning_agg.models.checks import check_model
 
@@ -68,10 +68,8 @@ class PoolModule(L.LightningModule, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        require(
-            num_threads is None or num_threads >= 1,
-            f"model.num_threads must be at least 1, got {num_threads}.",
-        )
+        if num_threads is not None:
+            require_count("model.num_threads", num_threads, minimum=1)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.num_threads = num_threads
@@ -79,6 +77,7 @@ class PoolModule(L.LightningModule, ABC):
         self.automatic_optimization = False
         self._resumed_optimizers: list[str] | None = None
         self.trained_rounds = 0
+        self.validated_rounds = 0
 
     @property
     def data(self) -> PoolDataModule:
@@ -126,7 +125,15 @@ class PoolModule(L.LightningModule, ABC):
         data = self.data
         sample = torch.zeros(1, *data.sample_shape)
         with seeding.isolated(self.seed, purpose):
-            model = factory(data.num_classes)
+            try:
+                model = factory(data.num_classes)
+            except SettingError:
+                raise
+            except Exception as error:  # whatever a class makes of an argument that it did not expect
+                raise SettingError(
+                    f"{setting} must be a class of models whose first parameter is the number of classes, and accept"
+                    f" {data.num_classes}: {type(error).__name__}: {error}"
+                ) from error
             check_model(model)
             try:
                 output = model(sample)
@@ -187,7 +194,16 @@ class PoolModule(L.LightningModule, ABC):
         """Show a validation of the training to a schedule that waits for one."""
         scheduler = self.lr_schedulers() if self.trainer.training or self.trainer.validating else None
         if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
-            scheduler.step(self.trainer.callback_metrics[self.monitored])
+            name = getattr(
+                scheduler, "monitor", self.monitored
+            )  # lightning.pytorch.cli has one that names it
+            logged = self.trainer.callback_metrics
+            require(
+                name in logged,
+                f"model.lr_scheduler.monitor must be a value logged in validation, got {name!r}; logged are"
+                f" {', '.join(sorted(logged))}.",
+            )
+            scheduler.step(logged[name])
 
     def check_public_samples(self, aggregator: Aggregator) -> None:
         """Require that the server holds the public samples that ``aggregator`` asks for in a round."""
@@ -208,9 +224,10 @@ class PoolModule(L.LightningModule, ABC):
             if isinstance(callback, PoolCallback):
                 yield callback
 
-    def byzantine(self) -> frozenset[int]:
-        """Pool-wide indices of the workers that a callback makes Byzantine."""
-        return frozenset().union(*(callback.byzantine for callback in self.pool_callbacks()))
+    def byzantine(self, index: int | None = None) -> frozenset[int]:
+        """Pool-wide indices of the workers that a callback makes Byzantine; of those that attack in round ``index`` alone, if given."""
+        callbacks = self.pool_callbacks()
+        return frozenset().union(*(c.byzantine for c in callbacks if index is None or c.active(index)))
 
     def gather(self, local: Tensor, batch: RoundBatch) -> Tensor:
         """This process's rows ``(m, ...)`` -> the rows of all workers of the round ``(M, ...)``."""
@@ -229,6 +246,14 @@ class PoolModule(L.LightningModule, ABC):
         """Log figures of a round, in the rounds that the Trainer writes."""
         if self.logs_round(batch):
             self.log_dict(values, batch_size=1)
+
+    def on_validation_end(self) -> None:
+        """Remember when that was."""
+        self.validated_rounds = self.trainer.global_step
+
+    def on_train_end(self) -> None:
+        """Remember how many rounds the model has seen, for a test that follows."""
+        self.trained_rounds = self.trainer.global_step
 
     def log_trained_rounds(self) -> None:
         """Put what validate and test log at the round of the checkpoint: Lightning itself would say 0."""

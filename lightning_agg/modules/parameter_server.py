@@ -17,7 +17,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.data.pool import RoundBatch, num_participants
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_count
 from lightning_agg.gradients import local_update, worker_gradients
 from lightning_agg.losses import mean_loss
 from lightning_agg.models import MLP
@@ -90,12 +90,11 @@ class ParameterServer(PoolModule):
     ) -> None:
         super().__init__(optimizer, lr_scheduler, num_threads, seed)
         require(0 <= momentum < 1, f"model.momentum must be in [0, 1), got {momentum}.")
-        require(local_steps >= 1, f"model.local_steps must be at least 1, got {local_steps}.")
+        require_count("model.local_steps", local_steps, minimum=1)
         require(local_lr > 0, f"model.local_lr must be positive, got {local_lr}.")
         require(0 < participation <= 1, f"model.participation must be in (0, 1], got {participation}.")
-        require(
-            chunk_size is None or chunk_size >= 1, f"model.chunk_size must be at least 1, got {chunk_size}."
-        )
+        if chunk_size is not None:
+            require_count("model.chunk_size", chunk_size, minimum=1)
         require(
             gradient_samples == "full" or gradient_samples >= 0,
             f"model.gradient_samples must be at least 0 or full, got {gradient_samples}.",
@@ -114,6 +113,8 @@ class ParameterServer(PoolModule):
         self.participation = participation
         self.gradient_samples: int | Literal["full"] = gradient_samples
         self.chunk_size = chunk_size
+        self._warned: set[str] = set()
+        self._unsaved_before: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
@@ -123,6 +124,10 @@ class ParameterServer(PoolModule):
         self.data.local_steps, self.data.participation = self.local_steps, self.participation
         self.data.episodes = None
         if hasattr(self, "model"):
+            if self.momentum and len(self.worker_momentum) != self.pool_size:  # another fit, with other data
+                self.worker_momentum = self.worker_momentum.new_zeros(
+                    self.pool_size, self.worker_momentum.shape[1]
+                )
             return
         self.model = self.build_model(self.make_model)
         self.trainable = flat.trainable(self.model)
@@ -148,16 +153,19 @@ class ParameterServer(PoolModule):
         (optimizer,) = self.trainer.optimizers
         plain = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
         if self.aggregator.makes_step and not plain:
-            momentum = f" with momentum {optimizer.defaults['momentum']}" * ("momentum" in optimizer.defaults)
+            momentum = optimizer.defaults.get("momentum")
+            with_momentum = f" with momentum {momentum}" if momentum else ""
             rank_zero_warn(
                 f"model.optimizer should be SGD without momentum, as {type(self.aggregator).__name__} makes the whole step itself,"
-                f" got {type(optimizer).__name__}{momentum}."
+                f" got {type(optimizer).__name__}{with_momentum}."
             )
         if not self.aggregator.trained:
             rank_zero_warn(
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, got null."
             )
+        self._warned.clear()
+        self._unsaved_before = unsaved(self.aggregator)
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round."""
@@ -180,6 +188,7 @@ class ParameterServer(PoolModule):
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
         aggregate = self.aggregator(gradients, context)
+        self._warn_of_no_step(batch, computed)
         self._descend(aggregate)
         for callback in callbacks:
             callback.on_after_aggregation(self.trainer, self, gradients, aggregate, batch)
@@ -196,7 +205,10 @@ class ParameterServer(PoolModule):
             rows = worker_objective_gradients(
                 self.model, self.data.pool, self._honest(), self.gradient_samples, self.data.eval_batch_size
             )
-            mean, median = rows.mean(0), CoordinateMedian()(rows)
+            rule = CoordinateMedian()
+            mean, median = rows.mean(0), rule(rows)
+            if rule.num_nonfinite == len(rows):
+                median = mean  # the rule's answer is no step, and its length no measure of convergence
             norms = {
                 "val/gradient_norm": mean.norm(),
                 "val/median_gradient_norm": median.norm(),
@@ -282,11 +294,47 @@ class ParameterServer(PoolModule):
         lr = float(optimizer.param_groups[0]["lr"])
         return replace(context, pool_size=self.pool_size, workers=indices, lr=lr)
 
+    def _warn_of_no_step(self, batch: RoundBatch, computed: Tensor) -> None:
+        """Warn, once of each, that a training stands still which looks as if it went on."""
+        if self.aggregator.num_nonfinite:
+            honest = computed[self._honest_rows(batch)]
+            if len(honest) and not bool(honest.isfinite().all(dim=1).any()):
+                self._warn_once(
+                    f"No honest worker's gradient is finite in round {batch.round}: the training has diverged, and the global model"
+                    " is of no use (a smaller model.optimizer.lr?)."
+                )
+        if self.aggregator.num_overflows:
+            self._warn_once(
+                f"{type(self.aggregator).__name__} gave no finite aggregate of finite rows in round {batch.round}: no step is taken"
+                " then."
+            )
+
+    def _warn_once(self, message: str) -> None:
+        kind = message.partition(" in round ")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            rank_zero_warn(message)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Warn of a rule that remembers what no checkpoint holds."""
+        super().on_save_checkpoint(checkpoint)
+        for name, tensor in unsaved(self.aggregator).items():
+            before = self._unsaved_before.get(name)
+            if before is None or before.shape != tensor.shape or not torch.equal(before, tensor):
+                self._warn_once(
+                    f"{name} changes from round to round and is in no checkpoint, so that a resumed run is another one: make it a"
+                    " buffer that memory() names, see lightning_agg.aggregators.Aggregator."
+                )
+
     def _descend(self, aggregate: Tensor) -> None:
         flat.set_gradients(self.trainable, aggregate)
         optimizer: Any = self.optimizers()
         optimizer.step()
         self.advance_schedule()
+
+    def _honest_rows(self, batch: RoundBatch) -> list[int]:
+        byzantine = self.byzantine()
+        return [row for row, worker in enumerate(batch.workers) if worker not in byzantine]
 
     def _honest(self) -> list[int]:
         return sorted(set(range(self.pool_size)) - self.byzantine())
@@ -300,8 +348,7 @@ class ParameterServer(PoolModule):
         aggregate: Tensor,
         influence: Tensor | None,
     ) -> None:
-        byzantine = self.byzantine()
-        honest = [row for row, worker in enumerate(batch.workers) if worker not in byzantine]
+        honest = self._honest_rows(batch)
         loss = losses[honest or slice(None)].mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
         if not self.logs_round(batch):
@@ -313,8 +360,12 @@ class ParameterServer(PoolModule):
             "pool/zero_votes": _zeros(gradients),
             "pool/zero_aggregate": _zeros(aggregate),
         }
+        if self.make_lr_scheduler is not None:
+            optimizer: Any = self.optimizers()
+            values["train/lr"] = float(optimizer.param_groups[0]["lr"])
         if influence is not None:
-            rows = [row for row, worker in enumerate(batch.workers) if worker in byzantine]
+            attackers = self.byzantine(batch.round)
+            rows = [row for row, worker in enumerate(batch.workers) if worker in attackers]
             values["pool/byzantine_acceptance"] = influence[rows].sum()
         self.log_pool(values, batch)
 
@@ -326,6 +377,16 @@ class ParameterServer(PoolModule):
         self.accuracy.update(logits, labels)
         self.log(f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return logits
+
+
+def unsaved(aggregator: Aggregator) -> dict[str, Tensor]:
+    """Copies of the tensors of a rule that are neither its parameters nor its buffers, by their names."""
+    return {
+        f"{type(part).__name__}.{name}": value.clone()
+        for part in aggregator.modules()
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _zeros(values: Tensor) -> Tensor:

@@ -44,8 +44,10 @@ class Partitioner(ABC):
         rng = generator(
             run_seed(seed if self.seed is None else self.seed), f"partition/{type(self).__name__}"
         )
-        shards = self.fill(self.split(np.asarray(labels), pool_size, rng), rng)
+        split = [np.asarray(shard) for shard in self.split(np.asarray(labels), pool_size, rng)]
+        shards = self.fill(split, rng)
         for worker, shard in enumerate(shards):
+            _check_indices(f"{type(self).__name__} gives worker {worker}", shard, len(labels))
             require(
                 len(shard) >= self.min_size,
                 f"{type(self).__name__} gives worker {worker} a shard of {len(shard)} samples, fewer than"
@@ -60,3 +62,14 @@ class Partitioner(ABC):
     def fill(self, shards: Shards, rng: np.random.Generator) -> Shards:
         """Bring small shards up to ``min_size``; the default leaves them, and the call then refuses them."""
         return shards
+
+
+def _check_indices(who: str, shard: np.ndarray, size: int) -> None:
+    """Check that a shard holds indices of ``size`` samples."""
+    fits = shard.ndim == 1 and (len(shard) == 0 or np.issubdtype(shard.dtype, np.integer))
+    require(fits, f"{who} an array of {shard.dtype} of shape {shard.shape}: it must hold indices of samples.")
+    known = len(shard) == 0 or 0 <= shard.min() <= shard.max() < size
+    require(
+        known,
+        f"{who} indices from {shard.min(initial=0)} to {shard.max(initial=0)}: they must be below {size}.",
+    )

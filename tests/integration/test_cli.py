@@ -242,7 +242,7 @@ def test_a_rule_of_ones_own_is_found_in_the_working_directory(command, tmp_path)
     args = arguments("fit", tmp_path, "--model.aggregator=my_rules.Midrange", "--trainer.max_steps=2")
     done = subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "not validated: training ended before the first validation" in done.stdout
+    assert "not validated: training ended before the next validation" in done.stdout
 
 
 def test_a_test_tells_of_other_settings_than_those_of_the_training(tmp_path):
@@ -252,3 +252,53 @@ def test_a_test_tells_of_other_settings_than_those_of_the_training(tmp_path):
         run("test", tmp_path, "--model.aggregator=Mean")
     own = str(tmp_path / "version_0" / "config.yaml")
     run("test", tmp_path, config=own)
+
+
+def test_options_win_over_files_wherever_they_stand(capsys):
+    before = printed(capsys, "fit", "--trainer.max_steps=7", "-c", QUICKSTART, "--byzantine.num_byzantine=1")
+    after = printed(capsys, "fit", "-c", QUICKSTART, "--trainer.max_steps=7", "--byzantine.num_byzantine=1")
+    assert before == after
+    assert (after["trainer"]["max_steps"], after["byzantine"]["num_byzantine"]) == (7, 1)
+
+
+@pytest.mark.parametrize("attack", ["SignFlip", "InnerProduct", "Disguise"])
+def test_an_attack_named_anew_has_its_own_strength(attack, capsys):
+    named = [f"--byzantine.attack={attack}", *(["--byzantine.attack.attack=Drop"] * (attack == "Disguise"))]
+    usual = printed(capsys, "fit", "-c", str(CONFIGS / "train" / "mnist.yaml"), *named)
+    assert (
+        printed(capsys, "fit", "-c", QUICKSTART, *named)["byzantine"]["attack"]
+        == usual["byzantine"]["attack"]
+    )
+
+
+def test_the_end_of_a_run_is_told(tmp_path, capsys):
+    options = ["--trainer.val_check_interval=4", "--model.gradient_samples=0"]
+    run("fit", tmp_path, *options, "--trainer.max_steps=6")
+    told = capsys.readouterr().out
+    assert "validation accuracy: 0." in told
+    assert "(after 4 of 6 rounds)" in told
+    run("fit", tmp_path, *options, "--trainer.max_steps=6", "--ckpt_path=last")
+    assert "nothing left to train: the run has had its 6 rounds" in capsys.readouterr().out
+    run("fit", tmp_path, *options, "--trainer.max_steps=7", "--ckpt_path=last")
+    assert "not validated: training ended before the next validation" in capsys.readouterr().out
+    run("fit", tmp_path, *options, "--trainer.max_steps=8", "--ckpt_path=last")
+    told = capsys.readouterr().out
+    assert "validation accuracy: 0." in told
+    assert "after" not in told
+    run("validate", tmp_path, "--model.gradient_samples=0")
+    assert "validation accuracy: 0." in capsys.readouterr().out
+
+
+def test_who_attacks_is_told(tmp_path, caplog):
+    attacks = [
+        "--byzantine.attack=[Reverse,SignFlip]",
+        "--byzantine.num_byzantine=[2,3]",
+        "--byzantine.fixed=true",
+    ]
+    cli = run("fit", tmp_path, *attacks, "--trainer.max_steps=1", "--model.gradient_samples=0")
+    (injection,) = (callback for callback in cli.trainer.callbacks if hasattr(callback, "attacks"))
+    number = len(injection.byzantine)
+    workers = ", ".join(map(str, range(number)))
+    assert (
+        f"Byzantine: {type(injection.attack).__name__} by {number} of 10 workers ({workers})" in caplog.text
+    )

@@ -43,7 +43,10 @@ KRUM = ["--model.aggregator=Krum"]
             ["--byzantine.num_byzantine=10"],
             "num_byzantine must be below data.pool_size (num_byzantine = 10, pool_size = 10)",
         ),
-        (["--byzantine.num_byzantine=-1"], "byzantine.num_byzantine must be at least 0, got -1"),
+        (
+            ["--byzantine.num_byzantine=-1"],
+            "byzantine.num_byzantine must be an integer of at least 0, got -1",
+        ),
         (["--byzantine.num_byzantine=[]"], "byzantine.num_byzantine must be a number or a list"),
         (["--byzantine.attack=null"], "byzantine.attack must be set"),
         (["--byzantine.first_round=5", "--byzantine.last_round=4"], "0 <= first_round <= last_round"),
@@ -58,12 +61,12 @@ KRUM = ["--model.aggregator=Krum"]
             ["--model.aggregator=External", "--model.aggregator.rule=runs_models.NeedsWhatIsMissing"],
             "class_path must name a class whose packages are installed: No module named 'not_installed'",
         ),
-        (["--data.pool_size=0"], "data.pool_size must be at least 1, got 0"),
+        (["--data.pool_size=0"], "data.pool_size must be an integer of at least 1, got 0"),
         (
             ["--data.batch_size=120"],
             "data.batch_size must not exceed the smallest shard (batch_size = 120, worker",
         ),
-        (["--data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
+        (["--data.batch_size=0"], "data.batch_size must be an integer of at least 1, got 0"),
         (["--data.val_size=2000"], "(val_size = 2000, public_size = 100, samples = 1437)"),
         (["--data.classes=[3, 12]"], "data.classes must be distinct labels between 0 and 9, got [3, 12]"),
         (["--data.classes=[]"], "data.classes must be distinct labels"),
@@ -82,7 +85,7 @@ KRUM = ["--model.aggregator=Krum"]
         ),
         (["--trainer.enable_checkpointing=false"], "trainer.enable_checkpointing must not be false"),
         (["--model.momentum=1"], "model.momentum must be in [0, 1), got 1"),
-        (["--model.local_steps=0"], "model.local_steps must be at least 1, got 0"),
+        (["--model.local_steps=0"], "model.local_steps must be an integer of at least 1, got 0"),
         (
             ["--byzantine.attack=ALittleIsEnough", "--model.participation=0.5"],
             "model.participation draws 5 of 10 workers, up to 3 of them attackers, for which byzantine.attack is not"
@@ -125,6 +128,17 @@ def test_wrong_settings(options, message, tmp_path):
     with pytest.raises(SettingError, match=re.escape(message)):
         run("fit", tmp_path, "--trainer.max_steps=2", *options)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_models_of_another_kind_are_told(tmp_path):
+    for model, reason in (
+        ("runs_models.NoClasses", "TypeError"),
+        ("torchvision.models.SqueezeNet", "ValueError: Unsupported"),
+    ):
+        with pytest.raises(
+            SettingError, match=f"model.model must be a class of models whose first.*{reason}"
+        ):
+            run("fit", tmp_path, f"--model.model={model}", "--trainer.max_steps=2")
 
 
 def test_batch_norm_is_refused(tmp_path):

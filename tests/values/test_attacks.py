@@ -497,3 +497,8 @@ def test_disguise_in_half_precision_leaves_rows_that_its_noise_would_make_infini
         assert sent.isfinite().all()
         noisy += int((sent != -3 * honest[:2]).any(dim=1).sum())
     assert noisy < 12
+
+
+def test_what_is_no_tensor_is_told():
+    with pytest.raises(SettingError, match=r"honest and own must be torch.Tensors, got ndarray and Tensor"):
+        Reverse()(rows(3).numpy(), rows(2))

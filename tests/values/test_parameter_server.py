@@ -6,13 +6,14 @@ import pytest
 import torch
 from runs import metrics, run
 from runs_models import Linear
-from servers import fit
+from servers import fit, quiet_trainer
 from torch.nn import functional as F
 
-from lightning_agg.aggregators import Mean, TrimmedMean
+from lightning_agg.aggregators import Aggregator, Mean, Recurrent, TrimmedMean
 from lightning_agg.attacks import Reverse
 from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import DigitsPool
+from lightning_agg.errors import SettingError
 from lightning_agg.models import MLP
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.partitioners import QuantitySkew
@@ -191,3 +192,112 @@ def test_the_cosine_is_to_what_honest_workers_computed(tmp_path):
     cosines = [float(row["pool/cosine_to_honest_mean"]) for row in metrics(tmp_path) if "train/loss" in row]
     assert len(cosines) == 2
     assert max(map(abs, cosines)) < 0.2
+
+
+def test_a_training_that_has_diverged_is_told(tmp_path):
+    options = ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--model.aggregator=Mean"]
+    with pytest.warns(UserWarning, match="No honest worker's gradient is finite in round"):
+        cli = run("fit", tmp_path, *options, "--model.optimizer.lr=1e30")
+    found = cli.trainer.callback_metrics
+    assert found["val/gradient_norm"].isnan()
+    assert found["val/median_gradient_norm"].isnan()
+
+
+class Broken(Aggregator):
+    def forward(self, gradients, context):
+        return gradients.mean(0) * torch.nan
+
+
+def test_a_rule_without_a_finite_answer_is_told():
+    data = DigitsPool(pool_size=3, batch_size=16, seed=0)
+    with pytest.warns(UserWarning, match="Broken gave no finite aggregate of finite rows in round 0") as told:
+        fit(3, data, aggregator=Broken())
+    assert len([warning for warning in told if "no finite aggregate" in str(warning.message)]) == 1
+    rule = Broken()
+    assert rule(torch.ones(2, 2)).tolist() == [0.0, 0.0]
+    rule.trial(torch.ones(2, 2))
+    assert rule.num_overflows == 1
+
+
+class Forgetful(Aggregator):
+    """Remembers what no checkpoint does, and something that never changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.one = torch.zeros(()), torch.ones(1)
+
+    def forward(self, gradients, context):
+        self.mean = 0.9 * self.mean + 0.1 * gradients.mean(0)
+        return self.one * self.mean
+
+
+def test_a_rule_that_would_forget_is_told(tmp_path):
+    server = fit(2, DigitsPool(pool_size=3, batch_size=16, seed=0), aggregator=Forgetful())
+    with pytest.warns(
+        UserWarning, match="Forgetful.mean changes from round to round and is in no check"
+    ) as told:
+        server.trainer.save_checkpoint(tmp_path / "some.ckpt")
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(torch.optim.SGD, lr=1, momentum=0.5)])
+def test_a_rule_that_makes_the_step_warns_of_another_one(optimizer):
+    data = DigitsPool(pool_size=4, batch_size=8, seed=0)
+    with pytest.warns(
+        UserWarning, match=r"should be SGD without momentum.* got (Adam|SGD with momentum 0.5)\."
+    ):
+        fit(0, data, aggregator=Recurrent(weights="mnist_rnn_gru"), model=MLP, optimizer=optimizer)
+
+
+def test_attackers_who_wait_have_no_part_of_the_aggregate(tmp_path):
+    options = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=1", "--model.gradient_samples=0"]
+    run("fit", tmp_path, *options, "--model.aggregator=Mean", "--byzantine.first_round=2")
+    shares = [float(row["pool/byzantine_acceptance"]) for row in metrics(tmp_path) if "train/loss" in row]
+    assert shares == pytest.approx([0, 0, 0.3, 0.3])
+
+
+def test_a_test_after_a_fit_knows_the_rounds():
+    data = DigitsPool(pool_size=4, batch_size=8, seed=0)
+    server = fit(5, data)
+    (figures,) = server.trainer.test(server, datamodule=data, verbose=False)
+    assert figures["step"] == 5
+
+
+def test_another_pool_begins_new_momenta():
+    server = fit(2, DigitsPool(pool_size=4, batch_size=8, seed=0), momentum=0.9)
+    quiet_trainer(2).fit(server, datamodule=DigitsPool(pool_size=6, batch_size=8, seed=0))
+    assert len(server.worker_momentum) == 6
+
+
+def test_the_learning_rate_of_a_schedule_is_logged(tmp_path):
+    options = ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--model.gradient_samples=0"]
+    schedule = [
+        "--model.lr_scheduler=torch.optim.lr_scheduler.ExponentialLR",
+        "--model.lr_scheduler.gamma=0.5",
+    ]
+    run("fit", tmp_path, *options, *schedule)
+    rates = [float(row["train/lr"]) for row in metrics(tmp_path) if "train/lr" in row]
+    assert rates == pytest.approx([0.05, 0.025, 0.0125])
+
+
+def test_a_plateau_may_name_what_it_looks_on(tmp_path):
+    named = "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
+    options = ["--trainer.max_steps=6", "--trainer.val_check_interval=2", "--model.gradient_samples=0", named]
+    with pytest.raises(
+        SettingError, match=r"model.lr_scheduler.monitor must be a value logged .* got 'val/acc'"
+    ):
+        run("fit", tmp_path, *options, "--model.lr_scheduler.monitor=val/acc")
+    losing = [
+        "--model.lr_scheduler.monitor=val/loss",
+        "--model.lr_scheduler.mode=max",
+        "--model.lr_scheduler.patience=0",
+    ]
+    cli = run("fit", tmp_path, *options, *losing)
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+    steady = [
+        "--model.lr_scheduler.monitor=step",
+        "--model.lr_scheduler.mode=max",
+        "--model.lr_scheduler.patience=0",
+    ]
+    with pytest.raises(SettingError, match="monitor"):
+        run("fit", tmp_path, *options, *steady)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from partitioner_cases import labels
 
+from lightning_agg.errors import SettingError
 from lightning_agg.partitioners import (
     IID,
     ByLabel,
     Dirichlet,
     GammaSimilarity,
     LabelShards,
+    Partitioner,
     QuantitySkew,
     WorkerDirichlet,
 )
@@ -199,3 +201,21 @@ def test_filling_draws_who_gives_what_to_whom():
     gift_to_the_last = {int(sample) for result in results for sample in set(result[3]) - set(shards[3])}
     assert gift_to_the_last & set(shards[0].tolist())
     assert gift_to_the_last & set(shards[2].tolist())
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [
+        (np.array([0.0, 1.0]), "an array of float64"),
+        (np.array([[0, 1]]), r"an array of int64 of shape \(1, 2\)"),
+        (np.array([0, 10]), "indices from 0 to 10: they must be below 10"),
+        (np.array([-1, 3]), "indices from -1 to 3"),
+    ],
+)
+def test_shards_must_hold_indices(shard, message):
+    class Own(Partitioner):
+        def split(self, labels, pool_size, rng):
+            return [np.array([0]), shard]
+
+    with pytest.raises(SettingError, match=f"Own gives worker 1 {message}"):
+        Own()(np.zeros(10, dtype=int), 2)
