@@ -2,13 +2,14 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_agg.sweep.grid import Trial
-from lightning_agg.sweep.trial_run import Result, end_with_parent, home, run
+from lightning_agg.sweep.trial_run import Result, end_with_parent, homes, run
 
 
 @contextmanager
@@ -29,24 +30,29 @@ def workers(processes: int) -> Iterator[Executor]:
         executor.shutdown(cancel_futures=True)
 
 
-def homes(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Trial, Path]:
+def places(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Trial, Path]:
     """Where each trial lives.
 
     Raises:
         SettingError: If the command line does not accept the arguments of a trial.
     """
     print(f"{len(trials)} runs in {folder}", flush=True)
-    futures = {trial: executor.submit(home, trial, folder) for trial in trials}
-    return {trial: future.result() for trial, future in futures.items()}
+    cells: dict[tuple[tuple[str, ...], ...], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        cells[trial.labels, trial.tuned].append(trial)
+    futures = [(cell, executor.submit(homes, cell, folder)) for cell in cells.values()]
+    return {
+        trial: home for cell, future in futures for trial, home in zip(cell, future.result(), strict=True)
+    }
 
 
 def measure(
-    executor: Executor, homes: dict[Trial, Path], trials: Sequence[Trial], ckpt_path: str, score: str
+    executor: Executor, places: Mapping[Trial, Path], trials: Sequence[Trial], ckpt_path: str, score: str
 ) -> dict[Trial, Result]:
     """The result of each trial, tested if that is where ``score`` is logged; told as it comes."""
     begun = time.monotonic()
     tested = score.startswith("test/")
-    futures = {executor.submit(run, trial, homes[trial], ckpt_path, tested): trial for trial in trials}
+    futures = {executor.submit(run, trial, places[trial], ckpt_path, tested): trial for trial in trials}
     results = {}
     for count, future in enumerate(as_completed(futures), start=1):
         trial, result = futures[future], future.result()

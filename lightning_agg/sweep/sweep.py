@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_agg.errors import require, require_choice, require_count
-from lightning_agg.sweep.execution import homes, measure, workers
+from lightning_agg.sweep.execution import measure, places, workers
 from lightning_agg.sweep.grid import Trial, check_tune, read_axes, trials
 from lightning_agg.sweep.panel import Panel, panels
 from lightning_agg.sweep.report import write_figures, write_results
@@ -111,10 +111,10 @@ class Sweep:
             SettingError: If the command line does not accept some choice; nothing has run then.
         """
         with workers(self.processes) as executor:
-            places = homes(executor, self.trials, self.folder)
+            homes = places(executor, self.trials, self.folder)
 
             def measured(trials: Sequence[Trial], score: str) -> dict[Trial, Result]:
-                return measure(executor, places, trials, self.ckpt_path, score)
+                return measure(executor, homes, trials, self.ckpt_path, score)
 
             results, chosen = {}, self.trials
             if any(trial.tuned for trial in self.trials):

@@ -61,17 +61,23 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def home(trial: Trial, root: Path) -> Path:
-    """The folder of a trial, which no other configuration has: its name ends with a hash of the whole of it.
+def homes(trials: Sequence[Trial], root: Path) -> list[Path]:
+    """The folders of trials that differ in nothing but their seeds.
+
+    No other configuration has the same: the name ends with a hash of the whole of it.
 
     Raises:
         SettingError: If the command line does not accept the arguments.
     """
-    config = _configuration(trial)
+    config = _configuration(trials[0])
     del config["trainer"]["default_root_dir"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
-    parts = map(folder_name, [*trial.labels, *trial.tuned])
-    return root.joinpath(*parts, f"seed_{trial.seed}-{digest}")
+    folders = []
+    for trial in trials:
+        told = json.dumps({**config, "seed_everything": trial.seed}, sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:HASH_LENGTH]
+        parts = map(folder_name, [*trial.labels, *trial.tuned])
+        folders.append(root.joinpath(*parts, f"seed_{trial.seed}-{digest}"))
+    return folders
 
 
 def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:

@@ -34,7 +34,7 @@ def sweep(folder, axes, **settings) -> Sweep:
 
 def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
     (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}, seeds=[3]).trials
-    home = trial_run.home(trial, tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path)
     assert home.parent == tmp_path / "SignFlip"
     first = trial_run.run(trial, home, "last", tested=False)
     assert not first.test
@@ -55,15 +55,18 @@ def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
 
 def test_another_setting_is_another_folder(tmp_path):
     axes = {"byzantine.attack": ["SignFlip"]}
-    (trial,), (longer,) = sweep(tmp_path, axes).trials, Sweep(axes, [QUICKSTART]).trials
-    assert trial_run.home(trial, tmp_path) == trial_run.home(trial, tmp_path)
-    assert trial_run.home(trial, tmp_path) != trial_run.home(longer, tmp_path)
-    assert trial_run.home(trial, tmp_path).parent == trial_run.home(longer, tmp_path).parent
+    both, longer = sweep(tmp_path, axes, seeds=[1, 2]).trials, Sweep(axes, [QUICKSTART], seeds=[1]).trials
+    home, of_seed_2 = trial_run.homes(both, tmp_path)
+    assert [home, of_seed_2] == [*trial_run.homes(both[:1], tmp_path), *trial_run.homes(both[1:], tmp_path)]
+    (of_longer,) = trial_run.homes(longer, tmp_path)
+    assert len({home, of_seed_2, of_longer}) == 3
+    assert home.parent == of_seed_2.parent == of_longer.parent
+    assert home.name[:7] == of_longer.name[:7] == "seed_1-"
 
 
 def test_a_trial_that_was_cut_off_goes_on(tmp_path):
     (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}).trials
-    home = trial_run.home(trial, tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path)
     stopped = ["--byzantine.attack=SignFlip", "--trainer.max_steps=4"]
     run("fit", home, *OPTIONS, *stopped)
     trial_run.run(trial, home, "last", tested=False)
@@ -158,7 +161,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
     assert checkpoint(home)["global_step"] < 400
     assert not (home / "result.json").exists()
     (trial,) = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
-    assert trial_run.home(trial, tmp_path / "sweep") == home
+    assert trial_run.homes([trial], tmp_path / "sweep") == [home]
     trial_run.run(trial, home, "last", tested=False)
     options = ["--trainer.max_steps=400", "--checkpoint.every_n_rounds=10", "--model.gradient_samples=0"]
     run("fit", tmp_path / "unbroken", *options, "--byzantine.attack=SignFlip")

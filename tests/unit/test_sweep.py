@@ -14,7 +14,7 @@ from lightning_agg.sweep.figures import curves, heat_map
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.panel import panels
 from lightning_agg.sweep.tables import table
-from lightning_agg.sweep.trial_run import Result, home
+from lightning_agg.sweep.trial_run import Result, homes
 from lightning_agg.sweep.tuning import best_in_the_worst_column
 
 RULES = {
@@ -57,7 +57,7 @@ def test_every_choice_of_the_shipped_sweeps_is_accepted(path, tmp_path, monkeypa
     by_labels = {trial.labels: trial for trial in shipped.trials}
     choices = list(shipped.axes.values())
     for i in range(max(map(len, choices))):
-        home(by_labels[tuple(axis[i % len(axis)].label for axis in choices)], tmp_path)
+        homes([by_labels[tuple(axis[i % len(axis)].label for axis in choices)]], tmp_path)
 
 
 def test_what_is_no_text_is_told_as_json():
