@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -159,6 +160,12 @@ class PoolCLI(LightningCLI):
             f"trainer.val_check_interval must be above 0, got {config.val_check_interval}.",
         )
         listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        for callback in listed:
+            require(
+                not isinstance(callback, BatchSizeFinder | LearningRateFinder),
+                f"trainer.callbacks must not have a {type(callback).__name__}: it tries trainings of its own before this one, and what"
+                " it looks for is given by data.batch_size and model.optimizer.",
+            )
         # Before the Trainer counts its stateful callbacks, in words of its own.
         require_one_injection([*listed, self._get(self.config_init, "byzantine")])
 
@@ -184,7 +191,10 @@ class PoolCLI(LightningCLI):
             print(f"nothing left to train: the run has had its {self.run.step} rounds, see trainer.max_steps")
         elif self.subcommand == "fit":
             print("not validated: training ended before the next validation, see trainer.val_check_interval")
-        print(f"run: {self.run.folder}\ncurves: tensorboard --logdir {self.run.folder}")
+        print(f"run: {self.run.folder}")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                print(f"curves: tensorboard --logdir {logger.log_dir}")
 
     def _result(self) -> str | None:
         """The first of the results that was logged; where it is not the end's, with its round."""

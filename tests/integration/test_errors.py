@@ -116,6 +116,12 @@ KRUM = ["--model.aggregator=Krum"]
             "there must be one ByzantineInjection, got 2",
         ),
         (
+            ["--trainer.callbacks+=BatchSizeFinder"],
+            "trainer.callbacks must not have a BatchSizeFinder",
+        ),
+        (["--seed_everything=-1"], "seed_everything must be from 0 to 4294967295, got -1"),
+        (["--trainer.accelerator=foo"], "trainer: You selected an invalid accelerator name"),
+        (
             ["--byzantine.val_attack=Drop"],
             "byzantine.val_attack and byzantine.val_num_byzantine must be null in ParameterServer",
         ),

@@ -45,13 +45,14 @@ def test_last_is_the_newest_run_that_trained(tmp_path):
 
 
 @pytest.mark.parametrize("logger", ["false", "CSVLogger"])
-def test_the_record_is_in_the_run_whatever_the_logger(logger, tmp_path):
+def test_the_record_is_in_the_run_whatever_the_logger(logger, tmp_path, capsys):
     options = [f"--trainer.logger={logger}", "--trainer.max_steps=2"]
     if logger != "false":
         options.append(f"--trainer.logger.save_dir={tmp_path / 'own'}")
     run("fit", tmp_path, *options)
     assert (tmp_path / "version_0" / "config.yaml").exists()
     assert not (tmp_path / "config.yaml").exists()
+    assert "tensorboard" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
