@@ -219,5 +219,5 @@ def test_an_aggregate_of_the_wrong_shape_is_told(returned):
         def forward(self, gradients, context):
             return returned
 
-    with pytest.raises(SettingError, match=r"Wrong.forward must return a tensor of shape \(3,\), got"):
+    with pytest.raises(SettingError, match=r"Wrong.forward must return a torch.Tensor of shape \(3,\), got"):
         Wrong()(torch.ones(5, 3))

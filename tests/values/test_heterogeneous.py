@@ -329,7 +329,7 @@ def test_label_pool_gives_each_worker_its_label():
         (lambda: Quadratic(2, [1.0, 2.0], curvatures=[0.0]), r"curvatures must be above 0, got \[0.0\]"),
         (lambda: Quadratic(2, [1.0, 2.0], copies=0), "copies must be at least 1, got 0"),
         (lambda: SoftmaxBias(3, [0.0]), r"one score per class \(initial = 1, classes = 3\)"),
-        (lambda: LabelPool(0), "data.pool_size must be at least 1, got 0"),
+        (lambda: LabelPool(0), "data.pool_size must be an integer of at least 1, got 0"),
         (lambda: PiecewiseConstantLR(torch.optim.SGD([torch.zeros(1)]), [3, 2], [1.0, 1.0]), r"ascend .*, got \[3, 2\]"),
         (lambda: PiecewiseConstantLR(torch.optim.SGD([torch.zeros(1)]), [3], [-1.0]), r"factors = \[-1.0\]"),
     ],
