@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_agg.sweep.grid import Trial
-from lightning_agg.sweep.trial_run import Result, end_with_parent, homes, run
+from lightning_agg.sweep.process import begin, visible_devices
+from lightning_agg.sweep.trial_run import Result, homes, run
 
 
 @contextmanager
 def workers(processes: int) -> Iterator[Executor]:
     """Processes that end with this one, and at once when it is interrupted."""
-    # Not forked: torch's threads do not survive that.
-    executor = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
-    )
+    context = multiprocessing.get_context("spawn")  # not forked: torch's threads do not survive that
+    begun, devices = context.Value("i"), visible_devices() if processes > 1 else []
+    executor = ProcessPoolExecutor(processes, context, initializer=begin, initargs=(begun, devices))
     try:
         yield executor
     except BaseException:

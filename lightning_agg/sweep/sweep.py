@@ -45,7 +45,7 @@ class Sweep:
         curve: The logged value that is drawn over the rounds.
         better: Whether large or small values of ``score`` and ``tune_by`` are good.
         ckpt_path: The checkpoint that is tested, ``last`` or ``best``.
-        processes: Runs at the same time.
+        processes: Runs at the same time; several have one of the visible GPUs each, in turn.
         folder: Where everything goes.
 
     Raises:

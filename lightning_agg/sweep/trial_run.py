@@ -5,11 +5,9 @@ import hashlib
 import io
 import json
 import os
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +45,6 @@ class Result:
     def get(self, name: str) -> float | None:
         """A logged value, if it was logged."""
         return self.test.get(name, self.fit.get(name))
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however it ended."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def homes(trials: Sequence[Trial], root: Path) -> list[Path]:

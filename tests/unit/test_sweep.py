@@ -1,6 +1,9 @@
 """The parts of a sweep that run nothing: its trials, the choice among them, tables and curves."""
 
 import math
+import multiprocessing
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from lightning_agg.sweep import Sweep
 from lightning_agg.sweep.figures import curves, heat_map
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.panel import panels
+from lightning_agg.sweep.process import begin, visible_devices
 from lightning_agg.sweep.tables import table
 from lightning_agg.sweep.trial_run import Result, homes
 from lightning_agg.sweep.tuning import best_in_the_worst_column
@@ -274,3 +278,26 @@ def test_curves_are_means_with_bands_over_the_rounds_that_all_seeds_have(tmp_pat
     deviation = np.std([50, 70], ddof=1)
     np.testing.assert_allclose([low[1], high[1]], [60 - deviation, 80 + deviation])
     assert not empty.lines
+
+
+def test_processes_take_the_gpus_in_turn(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert visible_devices() == ["4", "7"]
+    begun, taken = multiprocessing.Value("i"), []
+    monkeypatch.setattr("lightning_agg.sweep.process.parent_process", lambda: Parent())
+    for _ in range(3):
+        begin(begun, ["4", "7"])
+        taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert taken == ["4", "7", "4"]
+    begin(begun, [])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert visible_devices() == ["0", "1", "2"]
+
+
+class Parent:
+    """A parent that lives as long as the test."""
+
+    def join(self):
+        threading.Event().wait()
