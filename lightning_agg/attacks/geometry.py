@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.linalg import column_blocks
+from lightning_agg.aggregators.matrix import sum_is_finite
 
 Perturbation = Literal["std", "unit", "sign"]
 
@@ -20,8 +21,12 @@ def deviation(rows: Tensor, mean: Tensor, ddof: int = 0) -> Tensor:
     if len(rows) == 1:
         return torch.zeros_like(mean)
     # rows.std(dim=0) is fifteen times slower.
-    variance = (rows - mean).square_().sum(dim=0) / (len(rows) - ddof)
-    return torch.sqrt(variance)
+    found = ((rows - mean).square_().sum(dim=0) / (len(rows) - ddof)).sqrt_()
+    if found.dtype == torch.float64 or sum_is_finite(found):
+        return found
+    return deviation(rows.double(), mean.double(), ddof).to(
+        mean.dtype
+    )  # squares overflow long before the rows do
 
 
 def perturbation(kind: Perturbation, rows: Tensor, mean: Tensor) -> Tensor:

@@ -502,3 +502,15 @@ def test_disguise_in_half_precision_leaves_rows_that_its_noise_would_make_infini
 def test_what_is_no_tensor_is_told():
     with pytest.raises(SettingError, match=r"honest and own must be torch.Tensors, got ndarray and Tensor"):
         Reverse()(rows(3).numpy(), rows(2))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [ALittleIsEnough(1.5), MinMax(), MinSum(), Fang(knowledge="partial")],
+    ids=lambda a: type(a).__name__,
+)
+def test_rows_whose_squares_overflow(attack):
+    honest = rows(5, 40)
+    context = AttackContext(round=3)
+    large = attack(2.0**100 * honest, 2.0**100 * honest[:3], context)
+    torch.testing.assert_close(large, 2.0**100 * attack(honest, honest[:3], context), rtol=1e-5, atol=1e25)
