@@ -228,6 +228,7 @@ def test_a_terminated_training_does_not_look_like_one_that_is_through(tmp_path):
     process.terminate()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, output
+    assert f"run: {tmp_path / 'version_0'}\nto go on: the same command with --ckpt_path last" in output
 
 
 def test_a_rule_of_another_library_goes_on(tmp_path):
