@@ -1,5 +1,6 @@
 """The trials of a sweep in processes of their own, several at a time."""
 
+import fcntl
 import multiprocessing
 import time
 from collections import defaultdict
@@ -8,9 +9,32 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_agg.errors import SettingError
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.process import begin, visible_devices
 from lightning_agg.sweep.trial_run import Result, homes, run
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder, as long as this process lives.
+
+    Raises:
+        SettingError: If another sweep is in it, or no folder can be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise SettingError(
+            f"folder must be one that can be written to, got {folder}: {error.strerror}."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"folder must not be that of a sweep that is running, got {folder}.") from None
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from lightning_agg.callbacks.figures import palette
 from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.tables import percent
+from lightning_agg.sweep.trial_run import METRICS
 
 
 def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Figure:
@@ -56,9 +57,7 @@ def curves(panel: Panel, name: str) -> Figure:
     for axes, column in zip(grid, panel.columns, strict=False):
         axes.set_title(column)
         for color, label in zip(palette(len(panel.tuned)), panel.tuned, strict=True):
-            found = [
-                read_curve(folder / "metrics.csv", name) for folder in panel.cells[label, column].folders
-            ]
+            found = [read_curve(folder / METRICS, name) for folder in panel.cells[label, column].folders]
             # A run that was stopped early is as long as it is.
             rounds = [step for step in found[0] if all(step in curve for curve in found)] if found else []
             if rounds:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_agg.errors import require, require_choice, require_count
-from lightning_agg.sweep.execution import measure, places, workers
+from lightning_agg.sweep.execution import measure, places, reserved, workers
 from lightning_agg.sweep.grid import Trial, check_tune, read_axes, trials
 from lightning_agg.sweep.panel import Panel, panels
 from lightning_agg.sweep.report import write_figures, write_results
@@ -108,9 +108,9 @@ class Sweep:
             The tables, one for each choice on the axes that are neither rows nor columns.
 
         Raises:
-            SettingError: If the command line does not accept some choice; nothing has run then.
+            SettingError: If the command line does not accept some choice, or another sweep is in the folder; nothing has run then.
         """
-        with workers(self.processes) as executor:
+        with reserved(self.folder), workers(self.processes) as executor:
             homes = places(executor, self.trials, self.folder)
 
             def measured(trials: Sequence[Trial], score: str) -> dict[Trial, Result]:

@@ -1,6 +1,7 @@
 """One trial: an ordinary ``fit``, and a ``test``, in a process that does one after another."""
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,7 +22,12 @@ from lightning_agg.sweep.grid import Trial, folder_name
 RECORD = "result.json"
 OUTPUT = "output.txt"
 HASH_LENGTH = 8
-QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+METRICS = "metrics.csv"
+FIXED = (
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.logger=true",  # whose metrics.csv is read
+)
 
 
 @dataclass
@@ -76,54 +82,64 @@ def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
         tested: Whether to test.
     """
     root.mkdir(parents=True, exist_ok=True)
-    record = read(root)
-    told = [*trial.arguments, *QUIET, f"--trainer.default_root_dir={root}"]
+    told = [*trial.arguments, *FIXED, f"--trainer.default_root_dir={root}"]
     try:
-        if not record.fit:
+        record = _recorded(root)
+        if "folder" not in record:
             resumed = ["--ckpt_path=last"] if any(root.glob("version_*")) else []
-            record.folder, record.fit = _call(root, ["fit", *told, *resumed])
+            folder = _run(root, ["fit", *told, *resumed]).folder
+            # Not what the Trainer knows: of a training that was through when it was cut off, it knows nothing.
+            record = {"folder": folder.name, "fit": last_logged(folder / METRICS), "tests": {}}
             _write(root, record)
-        if tested and not record.test:
-            _, record.test = _call(root, ["test", *told, f"--ckpt_path={ckpt_path}"])
+        if tested and ckpt_path not in record["tests"]:
+            record["tests"][ckpt_path] = _run(root, ["test", *told, f"--ckpt_path={ckpt_path}"]).metrics
             _write(root, record)
     except (SettingError, MisconfigurationException) as error:
         return Result(error=str(error))
-    except (
-        Exception
-    ) as error:  # a rule or a model of the user's own may raise anything: the other trials go on
+    except Exception as error:  # of a rule or a model of the user's own, say: the other trials go on
         with (root / OUTPUT).open("a") as file:
             traceback.print_exc(file=file)
-        name = type(error).__name__
-        return Result(
-            error=f"{name}: {error} (the traceback is in {OUTPUT} of the trial's folder)", crashed=True
-        )
-    return record
+        told_where = f"(the traceback is in {OUTPUT} of the trial's folder)"
+        return Result(error=f"{type(error).__name__}: {error} {told_where}", crashed=True)
+    return Result(root / record["folder"], record["fit"], record["tests"].get(ckpt_path, {}))
 
 
-def read(root: Path) -> Result:
-    """What is recorded of a trial so far."""
+def last_logged(path: Path) -> dict[str, float]:
+    """The last value of each column of ``metrics.csv`` that is logged in training and validation."""
+    found: dict[str, float] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            found |= {name: float(value) for name, value in line.items() if "/" in name and value}
+    return {name: value for name, value in found.items() if not name.startswith("test/")}
+
+
+def _recorded(root: Path) -> dict[str, Any]:
+    """What has been done of a trial."""
     path = root / RECORD
-    if not path.exists():
-        return Result()
-    record = json.loads(path.read_text())
-    return Result(root / record["folder"], record["fit"], record["test"])
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record if "folder" in record and (root / record["folder"]).exists() else {}
 
 
-def _write(root: Path, result: Result) -> None:
-    assert result.folder is not None
-    record = {"folder": result.folder.name, "fit": result.fit, "test": result.test}
+def _write(root: Path, record: dict[str, Any]) -> None:
     aside = root / f"{RECORD}.writing"
     aside.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(aside, root / RECORD)
 
 
-def _call(root: Path, arguments: Sequence[str]) -> tuple[Path, dict[str, float]]:
-    """Run the command line; the run's folder, and what was logged last."""
+class _Done(NamedTuple):
+    """A run's folder, and what its Trainer knows at the end."""
+
+    folder: Path
+    metrics: dict[str, float]
+
+
+def _run(root: Path, arguments: Sequence[str]) -> _Done:
+    """Run the command line."""
     with _output_to(root / OUTPUT):
         cli = main(list(arguments))
     assert cli.run is not None
-    logged = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name != "step"}
-    return cli.run.folder, logged
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if "/" in name}
+    return _Done(cli.run.folder, metrics)
 
 
 def _configuration(trial: Trial) -> dict[str, Any]:

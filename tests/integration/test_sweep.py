@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from runs import QUICKSTART, ROOT, assert_same_run, checkpoint, run
 
 from lightning_agg.errors import SettingError
-from lightning_agg.sweep import Sweep, command, trial_run
+from lightning_agg.sweep import Sweep, command, execution, trial_run
 
 BROKEN_RULE = '''
 from lightning_agg.aggregators import Aggregator
@@ -42,7 +43,9 @@ def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
     alone = ["--byzantine.attack=SignFlip", "--seed_everything=3"]
     fitted = run("fit", tmp_path / "alone", *OPTIONS, *alone)
     assert tested.fit == first.fit
-    assert tested.fit["val/accuracy"] == float(fitted.trainer.callback_metrics["val/accuracy"])
+    logged = {name: float(value) for name, value in fitted.trainer.callback_metrics.items()}
+    assert tested.fit["val/accuracy"] == pytest.approx(logged["val/accuracy"], abs=1e-12)
+    assert tested.fit.keys() <= logged.keys()
     cli = run("test", tmp_path / "alone", *OPTIONS, *alone)
     assert tested.test["test/accuracy"] == float(cli.trainer.callback_metrics["test/accuracy"])
     assert_same_run(checkpoint(home), checkpoint(tmp_path / "alone"))
@@ -62,6 +65,31 @@ def test_another_setting_is_another_folder(tmp_path):
     assert len({home, of_seed_2, of_longer}) == 3
     assert home.parent == of_seed_2.parent == of_longer.parent
     assert home.name[:7] == of_longer.name[:7] == "seed_1-"
+
+
+def test_a_trial_that_was_cut_off_when_it_was_through(tmp_path):
+    (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}).trials
+    (home,) = trial_run.homes([trial], tmp_path)
+    done = trial_run.run(trial, home, "last", tested=True)
+    (home / "result.json").unlink()
+    assert trial_run.run(trial, home, "last", tested=True) == done
+    assert done.fit["val/accuracy"] > 0
+    best = trial_run.run(trial, home, "best", tested=True)
+    assert set(json.loads((home / "result.json").read_text())["tests"]) == {"last", "best"}
+    assert best.test.keys() == done.test.keys()
+    shutil.rmtree(home / "version_0")
+    assert trial_run.run(trial, home, "last", tested=True).test == done.test
+
+
+def test_a_folder_is_one_sweep_s_at_a_time(tmp_path):
+    taken = pytest.raises(SettingError, match="folder must not be that of a sweep that is running")
+    with execution.reserved(tmp_path / "sweep"), taken:
+        sweep(tmp_path / "sweep", {"byzantine.attack": ["SignFlip"]}).run()
+    with execution.reserved(tmp_path / "sweep"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"folder must be one that can be written to, got .*file: "):
+        sweep(tmp_path / "file", {"byzantine.attack": ["SignFlip"]}).run()
 
 
 def test_a_trial_that_was_cut_off_goes_on(tmp_path):
@@ -129,7 +157,7 @@ def test_a_typing_error_is_told_before_anything_runs(tmp_path):
     axes = {"aggregator": {"Krum": None, "Median": {"model.agregator": "CoordinateMedian"}}}
     with pytest.raises(SettingError, match=r"^Median, seed 0: (.|\n)*Option 'agregator' is not accepted"):
         sweep(tmp_path / "sweep", axes).run()
-    assert not (tmp_path / "sweep").exists()
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
 
 
 @pytest.mark.slow
