@@ -1,5 +1,6 @@
 """The command line of sweeps: ``lightning-agg sweep -c configs/sweep/majority.yaml``."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -30,7 +31,11 @@ def main(args: Sequence[str]) -> list[Panel]:
     settings = parser.parse_args(list(args)).as_dict()
     del settings["config"]
     sweep = Sweep(**settings)
-    tables = sweep.run()
+    try:
+        tables = sweep.run()
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on\nsweep: {sweep.folder}")
+        sys.exit(128 + signal.SIGINT)
     print()
     print((sweep.folder / "tables.md").read_text())
     print(f"sweep: {sweep.folder}\ncurves: tensorboard --logdir {sweep.folder}")

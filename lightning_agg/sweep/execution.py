@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def workers(processes: int) -> Iterator[Executor]:
     try:
         yield executor
     except BaseException:
-        # A run may take hours, and goes on from its checkpoint another time.
+        # A run may take hours, and goes on from its checkpoint another time; told to terminate, a process would take the next one.
         for process in multiprocessing.active_children():
-            process.terminate()
+            process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
@@ -71,15 +72,29 @@ def places(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Tr
 
 
 def measure(
-    executor: Executor, places: Mapping[Trial, Path], trials: Sequence[Trial], ckpt_path: str, score: str
+    executor: Executor,
+    processes: int,
+    places: Mapping[Trial, Path],
+    trials: Sequence[Trial],
+    ckpt_path: str,
+    score: str,
 ) -> dict[Trial, Result]:
-    """The result of each trial, tested if that is where ``score`` is logged; told as it comes."""
+    """The result of each trial, tested if that is where ``score`` is logged; told as it comes.
+
+    Raises:
+        SettingError: If one of the processes is killed.
+    """
     begun = time.monotonic()
     tested = score.startswith("test/")
     futures = {executor.submit(run, trial, places[trial], ckpt_path, tested): trial for trial in trials}
     results = {}
     for count, future in enumerate(as_completed(futures), start=1):
-        trial, result = futures[future], future.result()
+        try:
+            trial, result = futures[future], future.result()
+        except BrokenProcessPool:
+            raise SettingError(
+                f"processes must be so few that they all have memory, got {processes}: one was killed. The same command goes on."
+            ) from None
         results[trial] = result
         value = result.get(score)
         told = result.error or (f"no {score}" if value is None else f"{score} {value:.4f}")

@@ -21,9 +21,7 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
         for panel in panels
     ]
     finite = np.concatenate([value[np.isfinite(value)] for value in values])
-    low, high = (
-        (0, 100) if percent(score) else (np.min(finite, initial=np.inf), np.max(finite, initial=-np.inf))
-    )
+    low, high = (0, 100) if percent(score) or not finite.size else (np.min(finite), np.max(finite))
     across, down = len(panels[0].columns), len(panels[0].tuned)
     figure = Figure(
         figsize=(len(panels) * (1.0 * across + 1.6) + 1.2, 0.5 * down + 2.2), layout="constrained"
@@ -32,9 +30,9 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
         figure.subplots(1, len(panels), squeeze=False)[0], panels, values, strict=True
     ):
         image = axes.imshow(value, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-        axes.set(title=panel.title, xlabel=columns, ylabel=rows)
-        axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right")
-        axes.set_yticks(range(len(panel.tuned)), list(panel.tuned))
+        axes.set(title=_plain(panel.title), xlabel=_plain(columns), ylabel=_plain(rows))
+        axes.set_xticks(range(len(panel.columns)), [*map(_plain, panel.columns)], rotation=30, ha="right")
+        axes.set_yticks(range(len(panel.tuned)), [*map(_plain, panel.tuned)])
         for place in np.argwhere(np.isfinite(value)):
             here = value[tuple(place)]
             color = "black" if here > (low + high) / 2 else "white"
@@ -46,6 +44,11 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
     return figure
 
 
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
+
+
 def curves(panel: Panel, name: str) -> Figure:
     """A logged value over the rounds: a panel for each column, a line for each row, mean ± standard deviation over the seeds."""
     across = min(3, len(panel.columns))
@@ -55,7 +58,7 @@ def curves(panel: Panel, name: str) -> Figure:
     factor = 100 if percent(name) else 1
     lines = {}
     for axes, column in zip(grid, panel.columns, strict=False):
-        axes.set_title(column)
+        axes.set_title(_plain(column))
         for color, label in zip(palette(len(panel.tuned)), panel.tuned, strict=True):
             found = [read_curve(folder / METRICS, name) for folder in panel.cells[label, column].folders]
             # A run that was stopped early is as long as it is.
@@ -72,14 +75,16 @@ def curves(panel: Panel, name: str) -> Figure:
                 )
     for axes in grid[len(panel.columns) :]:
         axes.set_axis_off()
-    figure.suptitle(panel.title)
+    figure.suptitle(_plain(panel.title))
     figure.supxlabel("round")
     figure.supylabel(f"{name} (%)" if percent(name) else name)
-    figure.legend(lines.values(), lines.keys(), loc="outside right upper")
+    figure.legend(lines.values(), [*map(_plain, lines)], loc="outside right upper")
     return figure
 
 
 def read_curve(path: Path, name: str) -> dict[int, float]:
     """A column of ``metrics.csv`` by step, where it has values."""
+    if not path.exists():
+        return {}
     with path.open(newline="") as file:
         return {int(line["step"]): float(line[name]) for line in csv.DictReader(file) if line.get(name)}

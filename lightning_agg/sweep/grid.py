@@ -12,6 +12,9 @@ from lightning_agg.errors import require
 SETTLED = {"seed_everything": "seeds", "trainer.default_root_dir": "folder", "ckpt_path": "ckpt_path"}
 """Options of a run that the sweep gives, and its settings for them."""
 
+LONGEST = 60
+"""Characters of a folder's name, of which a file system holds a few hundred bytes."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,7 +66,7 @@ def read_axes(axes: Mapping[str, Any]) -> dict[str, list[Choice]]:
     """
     require(isinstance(axes, dict) and bool(axes), f"axes must be at least one axis by name, got {axes!r}.")
     read = {}
-    for name, choices in axes.items():
+    for name, choices in ((str(name), choices) for name, choices in axes.items()):
         where = f"axes.{name}"
         require(
             isinstance(choices, list | dict) and bool(choices),
@@ -105,6 +108,11 @@ def trials(
         options = [*_options(settings), *(option for choice in choices for option in choice.settings)]
         own = choices[row_axis].tune
         tried = tune if own is None else own
+        given = {
+            option.partition("=")[0].removeprefix("--") for choice in choices for option in choice.settings
+        }
+        twice = sorted(given & tried.keys())
+        require(not twice, f"tune must not hold what a choice of the axes gives, got {', '.join(twice)}.")
         candidates = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
         for candidate, seed in itertools.product(candidates, seeds):
             told = [
@@ -141,7 +149,7 @@ def folder_name(label: str) -> str:
         >>> folder_name("7 of 10: Reverse(3)")
         '7_of_10_Reverse(3)'
     """
-    return re.sub(r"[^\w.()=+,-]+", "_", label).strip(".") or "_"
+    return re.sub(r"[^\w.()=+,-]+", "_", label).strip(".")[:LONGEST] or "_"
 
 
 def _choice(where: str, label: str, told: Any) -> Choice:

@@ -1,5 +1,6 @@
 """Tables in Markdown."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ def row(*cells: object) -> str:
         >>> row("a", 1)
         '| a | 1 |'
     """
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def header(*cells: str) -> list[str]:
@@ -27,5 +28,6 @@ def spread(values: Sequence[float], factor: float = 1.0) -> str:
         '2 ± 1.4'
     """
     values = [factor * value for value in values]
-    deviation = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    deviation = f" ± {statistics.stdev(values):.2g}" if known else ""
     return f"{statistics.fmean(values):.3g}{deviation}"

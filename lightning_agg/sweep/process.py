@@ -1,6 +1,7 @@
 """What a process of a sweep does first."""
 
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from multiprocessing import parent_process
@@ -20,7 +21,7 @@ def visible_devices() -> list[str]:
 
 
 def begin(begun: Any, devices: Sequence[str]) -> None:
-    """Take one of the GPUs, in turn, and end as soon as the process that started this one is gone, however it ended.
+    """Take one of the GPUs, in turn, leave Ctrl-C to the process that started this one, and end as soon as that is gone.
 
     Args:
         begun: Shared count of the processes that have begun.
@@ -30,6 +31,7 @@ def begin(begun: Any, devices: Sequence[str]) -> None:
         with begun.get_lock():
             os.environ[VISIBLE] = devices[begun.value % len(devices)]
             begun.value += 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -14,6 +14,9 @@ from lightning_agg.sweep.tables import table
 from lightning_agg.sweep.trial_run import Result
 from lightning_agg.sweep.tuning import best_in_the_worst_column
 
+RUNS = "runs"
+"""Where the trials live in a sweep's folder, whatever they are called."""
+
 
 class Sweep:
     """Every combination of the choices of a few axes, over several seeds: a run each, and their tables and figures.
@@ -23,7 +26,7 @@ class Sweep:
     with another setting it is another run, and nothing is mixed up. (The code, and what is in a file that a setting names, such
     as weights, are not in the hash.)
 
-    ``folder`` has then ``results.csv``, a line per run; ``tables.md``, mean ± standard deviation over the seeds; ``heat_map.png`` and
+    ``folder`` has then ``runs``; ``results.csv``, a line per run; ``tables.md``, mean ± standard deviation over the seeds; ``heat_map.png`` and
     ``curves.png``; TensorBoard shows them beside the runs. A combination that a rule refuses, as Krum more attackers than it can
     bear, is a dash, with the reason below the table.
 
@@ -41,7 +44,7 @@ class Sweep:
         rows: The axis that a table has down; the first when null.
         columns: The axis that a table has across; the next when null. Further axes have a table for each choice.
         score: The logged value in the tables; a test is run if its name begins with ``test/``.
-        tune_by: The logged value by which is chosen, as it is when training ends.
+        tune_by: The logged value by which is chosen, as it is when training ends; ``score``, of the validation, when null.
         curve: The logged value that is drawn over the rounds.
         better: Whether large or small values of ``score`` and ``tune_by`` are good.
         ckpt_path: The checkpoint that is tested, ``last`` or ``best``.
@@ -62,7 +65,7 @@ class Sweep:
         rows: str | None = None,
         columns: str | None = None,
         score: str = "test/accuracy",
-        tune_by: str = "val/accuracy",
+        tune_by: str | None = None,
         curve: str = "val/accuracy",
         better: Literal["max", "min"] = "max",
         ckpt_path: Literal["last", "best"] = "last",
@@ -85,6 +88,7 @@ class Sweep:
             f"seeds must be at least one, and none twice, got {seeds}.",
         )
         check_tune("tune", tune or {})
+        tune_by = tune_by or score.replace("test/", "val/")
         require(
             not tune_by.startswith("test/"),
             f"tune_by must not be of the test, which decides nothing, got {tune_by!r}.",
@@ -111,14 +115,15 @@ class Sweep:
             SettingError: If the command line does not accept some choice, or another sweep is in the folder; nothing has run then.
         """
         with reserved(self.folder), workers(self.processes) as executor:
-            homes = places(executor, self.trials, self.folder)
+            homes = places(executor, self.trials, self.folder / RUNS)
 
             def measured(trials: Sequence[Trial], score: str) -> dict[Trial, Result]:
-                return measure(executor, homes, trials, self.ckpt_path, score)
+                return measure(executor, self.processes, homes, trials, self.ckpt_path, score)
 
             results, chosen = {}, self.trials
             if any(trial.tuned for trial in self.trials):
                 results = measured(self.trials, self.tune_by)
+                self._check_logged(results)
                 column = None if self.columns is None else list(self.axes).index(self.columns)
                 chosen = best_in_the_worst_column(self.trials, column, results, self.tune_by, self.goodness)
             # What was refused once is refused again.
@@ -130,6 +135,13 @@ class Sweep:
         )
         self._write(tables, results)
         return tables
+
+    def _check_logged(self, results: Mapping[Trial, Result]) -> None:
+        known = [result.fit for result in results.values() if not result.error]
+        require(
+            not known or any(self.tune_by in logged for logged in known),
+            f"tune_by must be a value that the runs log, got {self.tune_by!r}; logged are {', '.join(sorted(set().union(*known)))}.",
+        )
 
     def goodness(self, value: float) -> float:
         """The larger, the better; the least where a training has diverged."""

@@ -16,7 +16,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_agg.cli import main
-from lightning_agg.errors import SettingError
+from lightning_agg.errors import SettingError, require
 from lightning_agg.sweep.grid import Trial, folder_name
 
 RECORD = "result.json"
@@ -27,6 +27,7 @@ FIXED = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--trainer.logger=true",  # whose metrics.csv is read
+    "--trainer.devices=1",
 )
 
 
@@ -62,6 +63,7 @@ def homes(trials: Sequence[Trial], root: Path) -> list[Path]:
         SettingError: If the command line does not accept the arguments.
     """
     config = _configuration(trials[0])
+    _check_trainer(trials[0], config["trainer"])
     del config["trainer"]["default_root_dir"]
     folders = []
     for trial in trials:
@@ -70,6 +72,20 @@ def homes(trials: Sequence[Trial], root: Path) -> list[Path]:
         parts = map(folder_name, [*trial.labels, *trial.tuned])
         folders.append(root.joinpath(*parts, f"seed_{trial.seed}-{digest}"))
     return folders
+
+
+def _check_trainer(trial: Trial, trainer: dict[str, Any]) -> None:
+    """Refuse what a sweep has no use for."""
+    devices, fast = trainer["devices"], trainer["fast_dev_run"]
+    one = devices in ("auto", 1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    require(
+        one and trainer["num_nodes"] == 1,
+        f"{trial.name}: trainer.devices must be 1 in a sweep, whose runs are processes of their own (see processes), got {devices}.",
+    )
+    require(
+        not fast,
+        f"{trial.name}: trainer.fast_dev_run must be false in a sweep, which looks at results, got {fast}.",
+    )
 
 
 def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
@@ -87,9 +103,9 @@ def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
         record = _recorded(root)
         if "folder" not in record:
             resumed = ["--ckpt_path=last"] if any(root.glob("version_*")) else []
-            folder = _run(root, ["fit", *told, *resumed]).folder
-            # Not what the Trainer knows: of a training that was through when it was cut off, it knows nothing.
-            record = {"folder": folder.name, "fit": last_logged(folder / METRICS), "tests": {}}
+            folder, known = _run(root, ["fit", *told, *resumed])
+            # Of a training that was through when it was cut off, the Trainer knows nothing; a very short one has logged nothing.
+            record = {"folder": folder.name, "fit": last_logged(folder / METRICS) or known, "tests": {}}
             _write(root, record)
         if tested and ckpt_path not in record["tests"]:
             record["tests"][ckpt_path] = _run(root, ["test", *told, f"--ckpt_path={ckpt_path}"]).metrics
@@ -107,6 +123,8 @@ def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
 def last_logged(path: Path) -> dict[str, float]:
     """The last value of each column of ``metrics.csv`` that is logged in training and validation."""
     found: dict[str, float] = {}
+    if not path.exists():  # a run so short that it logged nothing
+        return found
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
             found |= {name: float(value) for name, value in line.items() if "/" in name and value}
@@ -116,7 +134,10 @@ def last_logged(path: Path) -> dict[str, float]:
 def _recorded(root: Path) -> dict[str, Any]:
     """What has been done of a trial."""
     path = root / RECORD
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError:  # by other hands than ours, who move it into place
+        return {}
     return record if "folder" in record and (root / record["folder"]).exists() else {}
 
 

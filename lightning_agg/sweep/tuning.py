@@ -18,7 +18,7 @@ def best_in_the_worst_column(
 ) -> list[Trial]:
     """Of the values tried for each row, the trials of those whose mean over the seeds is best where it is worst.
 
-    A column in which a value has no score, as a rule refuses it, does not count for it.
+    One that has a score in more columns comes first: a rule may refuse a value in some of them, or all in one.
 
     Args:
         trials: All.
@@ -32,12 +32,12 @@ def best_in_the_worst_column(
         row = tuple(label for axis, label in enumerate(trial.labels) if axis != column_axis)
         rows[row][trial.tuned].append(trial)
 
-    def worst(group: Sequence[Trial]) -> float:
+    def worst(group: Sequence[Trial]) -> tuple[int, float]:
         columns: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for trial in group:
             value = results[trial].get(score)
             if value is not None:
                 columns[trial.labels].append(goodness(value))
-        return min(map(statistics.fmean, columns.values()), default=-math.inf)
+        return len(columns), min(map(statistics.fmean, columns.values()), default=-math.inf)
 
     return [trial for candidates in rows.values() for trial in max(candidates.values(), key=worst)]

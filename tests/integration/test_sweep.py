@@ -81,6 +81,35 @@ def test_a_trial_that_was_cut_off_when_it_was_through(tmp_path):
     assert trial_run.run(trial, home, "last", tested=True).test == done.test
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"trainer.devices": 2, "trainer.strategy": "worker_parallel"},
+            "SignFlip, seed 0: trainer.devices must be 1 in a sweep",
+        ),
+        ({"trainer.fast_dev_run": 1}, "trainer.fast_dev_run must be false in a sweep"),
+    ],
+)
+def test_what_a_sweep_has_no_use_for_is_refused(settings, message, tmp_path):
+    trials = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
+    with pytest.raises(SettingError, match=message):
+        trial_run.homes(trials, tmp_path)
+
+
+def test_a_record_that_is_cut_short_and_a_run_that_logs_nothing(tmp_path):
+    (trial,) = Sweep(
+        {"byzantine.attack": ["SignFlip"]}, [QUICKSTART], {"trainer.max_steps": 1, "trainer.logger": False}
+    ).trials
+    (home,) = trial_run.homes([trial], tmp_path)
+    done = trial_run.run(trial, home, "last", tested=True)
+    assert done.error is None
+    assert done.test["test/accuracy"] > 0
+    (home / "result.json").write_text('{"folder": "ver')
+    again = trial_run.run(trial, home, "last", tested=True)
+    assert (again.error, again.test) == (None, done.test)
+
+
 def test_a_folder_is_one_sweep_s_at_a_time(tmp_path):
     taken = pytest.raises(SettingError, match="folder must not be that of a sweep that is running")
     with execution.reserved(tmp_path / "sweep"), taken:
@@ -142,7 +171,7 @@ def test_a_sweep_goes_on_beside_what_is_refused_and_what_breaks(tmp_path, monkey
     assert "- Krum, Reverse; Krum, none: " in text
     assert "num_byzantine must satisfy 2 f + 2 < M (f = 4, M = 10)" in text
     assert "- Broken, Reverse; Broken, none: ArithmeticError: no such sum" in text
-    (output,) = (tmp_path / "sweep" / "Broken" / "none").glob("seed_0-*/output.txt")
+    (output,) = (tmp_path / "sweep" / "runs" / "Broken" / "none").glob("seed_0-*/output.txt")
     assert 'raise ArithmeticError("no such sum")' in output.read_text()
     assert {path.name for path in (tmp_path / "sweep").glob("*.png")} == {"heat_map.png", "curves.png"}
     assert any((tmp_path / "sweep" / "summary").glob("events.*"))
@@ -176,7 +205,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not (begun := list(tmp_path.glob("sweep/SignFlip/*/version_0/checkpoints/last.ckpt"))):
+    while not (begun := list(tmp_path.glob("sweep/runs/SignFlip/*/version_0/checkpoints/last.ckpt"))):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -189,7 +218,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
     assert checkpoint(home)["global_step"] < 400
     assert not (home / "result.json").exists()
     (trial,) = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
-    assert trial_run.homes([trial], tmp_path / "sweep") == [home]
+    assert trial_run.homes([trial], tmp_path / "sweep" / "runs") == [home]
     trial_run.run(trial, home, "last", tested=False)
     options = ["--trainer.max_steps=400", "--checkpoint.every_n_rounds=10", "--model.gradient_samples=0"]
     run("fit", tmp_path / "unbroken", *options, "--byzantine.attack=SignFlip")

@@ -14,7 +14,8 @@ from runs import ROOT
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep import Sweep
 from lightning_agg.sweep.figures import curves, heat_map
-from lightning_agg.sweep.grid import Trial
+from lightning_agg.sweep.grid import Trial, folder_name
+from lightning_agg.sweep.markdown import spread
 from lightning_agg.sweep.panel import panels
 from lightning_agg.sweep.process import begin, visible_devices
 from lightning_agg.sweep.tables import table
@@ -119,6 +120,10 @@ def test_a_row_may_have_values_of_its_own_to_try():
             {"axes": {"trainer.default_root_dir": ["a"]}},
             "default_root_dir must be given as folder of the sweep",
         ),
+        (
+            {"tune": {"model.aggregator": ["Krum"]}},
+            "tune must not hold what a choice of the axes gives, got model.agg",
+        ),
         ({"tune_by": "test/accuracy"}, "tune_by must not be of the test"),
         ({"better": "larger"}, "better must be one of"),
         ({"ckpt_path": "first"}, "ckpt_path must be one of"),
@@ -159,6 +164,43 @@ def test_the_value_is_chosen_whose_worst_column_is_best():
         ("Mean", "none"): ("lr=1",),
         ("Mean", "Reverse"): ("lr=1",),
     }
+
+
+def test_a_value_that_is_refused_in_a_column_comes_last():
+    results = scores(
+        {
+            ("Krum", "10", "2"): 0.5,
+            ("Krum", "8", "2"): 0.4,
+            ("Krum", "10", "3"): 0.9,
+            ("Krum", "8", "3"): None,
+        }
+    )
+    sweep = Sweep({"rule": RULES})
+    chosen = best_in_the_worst_column(list(results), 1, results, "val/accuracy", sweep.goodness)
+    assert {t.tuned for t in chosen} == {("lr=2",)}
+
+
+def test_what_is_tuned_by_follows_the_score():
+    assert Sweep({"rule": RULES}).tune_by == "val/accuracy"
+    assert Sweep({"rule": RULES}, score="test/loss", better="min").tune_by == "val/loss"
+    assert Sweep({"rule": RULES}, score="meta/val_loss").tune_by == "meta/val_loss"
+
+
+def test_labels_may_be_anything(tmp_path):
+    labels = ["$x_", "a|b", "x" * 500, "ünï", "results.csv", "true"]
+    sweep = Sweep({7: {label: {} for label in labels}, "attack": {False: {}}})
+    assert sweep.trials[0].labels == ("$x_", "False")
+    results = {t: Result(tmp_path, {"val/loss": 1.0}) for t in sweep.trials}
+    (panel,) = panels(sweep.axes, "7", "attack", "val/loss", results)
+    heat_map([panel], "7", "attack", "val/loss").savefig(tmp_path / "map.png")
+    curves(panel, "val/loss").savefig(tmp_path / "curves.png")
+    assert "| a\\|b | 1 |" in list(table(panel, "7", "val/loss", lambda value: value))
+    assert all(len(folder_name(label)) <= 60 for label in labels)
+
+
+def test_a_training_that_diverged_has_no_deviation():
+    assert spread([math.nan, 1.0]) == "nan"
+    assert spread([math.inf, 1.0]) == "inf"
 
 
 def test_seeds_count_together_and_a_refused_column_not_at_all():
@@ -247,10 +289,11 @@ def test_heat_map_shows_the_means_and_nothing_where_there_is_none():
     np.testing.assert_allclose(np.ma.filled(image, np.nan), [[91, 10, np.nan], [89, np.nan, 65]])
 
 
-def test_heat_map_of_nothing_but_refusals():
+def test_heat_map_of_nothing_but_refusals(tmp_path):
     results = {trial(rule): Result(error="no") for rule in RULES}
     found = panels(Sweep({"rule": RULES}).axes, "rule", None, "val/loss", results)
-    assert heat_map(found, "rule", "", "val/loss").axes
+    heat_map(found, "rule", "", "val/loss").savefig(tmp_path / "map.png")
+    assert not curves(found[0], "val/loss").axes[0].lines
 
 
 def test_curves_are_means_with_bands_over_the_rounds_that_all_seeds_have(tmp_path):
@@ -284,6 +327,7 @@ def test_processes_take_the_gpus_in_turn(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert visible_devices() == ["4", "7"]
     begun, taken = multiprocessing.Value("i"), []
+    monkeypatch.setattr("signal.signal", lambda *handler: None)
     monkeypatch.setattr("lightning_agg.sweep.process.parent_process", lambda: Parent())
     for _ in range(3):
         begin(begun, ["4", "7"])
