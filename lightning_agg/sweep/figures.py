@@ -12,6 +12,9 @@ from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.tables import percent
 from lightning_agg.sweep.trial_run import METRICS
 
+LONGEST = 40
+"""Characters of a label."""
+
 
 def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Figure:
     """The mean scores as colors, one panel beside the other; cells without a score are white."""
@@ -45,7 +48,8 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes for no formula."""
+    """Text that matplotlib takes for no formula, and that leaves room for the figure."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return text.replace("$", r"\$")
 
 
