@@ -26,8 +26,10 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
     finite = np.concatenate([value[np.isfinite(value)] for value in values])
     low, high = (0, 100) if percent(score) or not finite.size else (np.min(finite), np.max(finite))
     across, down = len(panels[0].columns), len(panels[0].tuned)
+    longest = max(len(_plain(label)) for label in panels[0].tuned)
     figure = Figure(
-        figsize=(len(panels) * (1.0 * across + 1.6) + 1.2, 0.5 * down + 2.2), layout="constrained"
+        figsize=(len(panels) * (1.0 * across + 0.08 * longest + 1) + 1.2, 0.5 * down + 2.2),
+        layout="constrained",
     )
     for axes, panel, value in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, values, strict=True
