@@ -29,6 +29,7 @@ from lightning_agg.modules.base import (
 )
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.modules.public import server_context
+from lightning_agg.modules.watch import Watch
 from lightning_agg.modules.worker_models import WorkerModels
 
 
@@ -113,8 +114,7 @@ class ParameterServer(PoolModule):
         self.participation = participation
         self.gradient_samples: int | Literal["full"] = gradient_samples
         self.chunk_size = chunk_size
-        self._warned: set[str] = set()
-        self._unsaved_before: dict[str, Tensor] = {}
+        self.watch = Watch()
 
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
@@ -164,8 +164,7 @@ class ParameterServer(PoolModule):
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, got null."
             )
-        self._warned.clear()
-        self._unsaved_before = unsaved(self.aggregator)
+        self.watch.begin(self.aggregator)
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round."""
@@ -188,7 +187,7 @@ class ParameterServer(PoolModule):
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
         aggregate = self.aggregator(gradients, context)
-        self._warn_of_no_step(batch, computed)
+        self.watch.round(self.aggregator, batch.round, computed, self._honest_rows(batch))
         self._descend(aggregate)
         for callback in callbacks:
             callback.on_after_aggregation(self.trainer, self, gradients, aggregate, batch)
@@ -294,37 +293,10 @@ class ParameterServer(PoolModule):
         lr = float(optimizer.param_groups[0]["lr"])
         return replace(context, pool_size=self.pool_size, workers=indices, lr=lr)
 
-    def _warn_of_no_step(self, batch: RoundBatch, computed: Tensor) -> None:
-        """Warn, once of each, that a training stands still which looks as if it went on."""
-        if self.aggregator.num_nonfinite:
-            honest = computed[self._honest_rows(batch)]
-            if len(honest) and not bool(honest.isfinite().all(dim=1).any()):
-                self._warn_once(
-                    f"No honest worker's gradient is finite in round {batch.round}: the training has diverged, and the global model"
-                    " is of no use (a smaller model.optimizer.lr?)."
-                )
-        if self.aggregator.num_overflows:
-            self._warn_once(
-                f"{type(self.aggregator).__name__} gave no finite aggregate of finite rows in round {batch.round}: no step is taken"
-                " then."
-            )
-
-    def _warn_once(self, message: str) -> None:
-        kind = message.partition(" in round ")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            rank_zero_warn(message)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Warn of a rule that remembers what no checkpoint holds."""
         super().on_save_checkpoint(checkpoint)
-        for name, tensor in unsaved(self.aggregator).items():
-            before = self._unsaved_before.get(name)
-            if before is None or before.shape != tensor.shape or not torch.equal(before, tensor):
-                self._warn_once(
-                    f"{name} changes from round to round and is in no checkpoint, so that a resumed run is another one: make it a"
-                    " buffer that memory() names, see lightning_agg.aggregators.Aggregator."
-                )
+        self.watch.checkpoint(self.aggregator)
 
     def _descend(self, aggregate: Tensor) -> None:
         flat.set_gradients(self.trainable, aggregate)
@@ -377,16 +349,6 @@ class ParameterServer(PoolModule):
         self.accuracy.update(logits, labels)
         self.log(f"{stage}/accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return logits
-
-
-def unsaved(aggregator: Aggregator) -> dict[str, Tensor]:
-    """Copies of the tensors of a rule that are neither its parameters nor its buffers, by their names."""
-    return {
-        f"{type(part).__name__}.{name}": value.clone()
-        for part in aggregator.modules()
-        for name, value in vars(part).items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _zeros(values: Tensor) -> Tensor:
