@@ -1,5 +1,6 @@
 """The trials of a sweep: every combination of the choices of its axes."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -149,7 +150,10 @@ def folder_name(label: str) -> str:
         >>> folder_name("7 of 10: Reverse(3)")
         '7_of_10_Reverse(3)'
     """
-    return re.sub(r"[^\w.()=+,-]+", "_", label).strip(".")[:LONGEST] or "_"
+    name = re.sub(r"[^\w.()=+,-]+", "_", label).strip(".") or "_"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def _choice(where: str, label: str, told: Any) -> Choice:

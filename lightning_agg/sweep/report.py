@@ -1,7 +1,6 @@
 """What a sweep leaves behind: a line per run, tables, figures, and the same in TensorBoard."""
 
 import csv
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,9 +41,8 @@ def write_figures(
     figures = {"heat_map": heat_map(panels, rows, columns or "", score)}
     for panel in panels:
         figures[f"curves_{folder_name(panel.title)}" if panel.title else "curves"] = curves(panel, curve)
-    shutil.rmtree(
-        folder / "summary", ignore_errors=True
-    )  # TensorBoard would show the figures of earlier calls, too
+    for events in (folder / "summary").glob("events.out.tfevents.*"):
+        events.unlink()  # TensorBoard would show the figures of earlier calls, too
     with SummaryWriter(str(folder / "summary")) as writer:
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)

@@ -46,7 +46,8 @@ class Sweep:
         score: The logged value in the tables; a test is run if its name begins with ``test/``.
         tune_by: The logged value by which is chosen, as it is when training ends; ``score``, of the validation, when null.
         curve: The logged value that is drawn over the rounds.
-        better: Whether large or small values of ``score`` and ``tune_by`` are good.
+        better: Whether large (``max``) or small (``min``) values of ``score`` and ``tune_by`` are good; small ones where ``score`` ends with
+            ``loss``, else large ones, when null.
         ckpt_path: The checkpoint that is tested, ``last`` or ``best``.
         processes: Runs at the same time; several have one of the visible GPUs each, in turn.
         folder: Where everything goes.
@@ -67,7 +68,7 @@ class Sweep:
         score: str = "test/accuracy",
         tune_by: str | None = None,
         curve: str = "val/accuracy",
-        better: Literal["max", "min"] = "max",
+        better: Literal["max", "min"] | None = None,
         ckpt_path: Literal["last", "best"] = "last",
         processes: int = 1,
         folder: str = "logs/sweep",
@@ -93,6 +94,7 @@ class Sweep:
             not tune_by.startswith("test/"),
             f"tune_by must not be of the test, which decides nothing, got {tune_by!r}.",
         )
+        better = better or ("min" if score.endswith("loss") else "max")
         require_choice("better", better, ("max", "min"))
         require_choice("ckpt_path", ckpt_path, ("last", "best"))
         require_count("processes", processes, 1)

@@ -138,7 +138,11 @@ def _recorded(root: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     except json.JSONDecodeError:  # by other hands than ours, who move it into place
         return {}
-    return record if "folder" in record and (root / record["folder"]).exists() else {}
+    return (
+        record
+        if isinstance(record, dict) and "folder" in record and (root / record["folder"]).exists()
+        else {}
+    )
 
 
 def _write(root: Path, record: dict[str, Any]) -> None:

@@ -182,12 +182,13 @@ def test_a_value_that_is_refused_in_a_column_comes_last():
 
 def test_what_is_tuned_by_follows_the_score():
     assert Sweep({"rule": RULES}).tune_by == "val/accuracy"
-    assert Sweep({"rule": RULES}, score="test/loss", better="min").tune_by == "val/loss"
+    by_loss = Sweep({"rule": RULES}, score="test/loss")
+    assert (by_loss.tune_by, by_loss.better, Sweep({"rule": RULES}).better) == ("val/loss", "min", "max")
     assert Sweep({"rule": RULES}, score="meta/val_loss").tune_by == "meta/val_loss"
 
 
 def test_labels_may_be_anything(tmp_path):
-    labels = ["$x_", "a|b", "x" * 500, "ünï", "results.csv", "true"]
+    labels = ["$x_", "a|b", "x" * 500, "x" * 501, "ünï", "results.csv", "true"]
     sweep = Sweep({7: {label: {} for label in labels}, "attack": {False: {}}})
     assert sweep.trials[0].labels == ("$x_", "False")
     results = {t: Result(tmp_path, {"val/loss": 1.0}) for t in sweep.trials}
