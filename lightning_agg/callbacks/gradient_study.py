@@ -49,7 +49,8 @@ class GradientStudy(PoolCallback):
     ) -> None:
         """Log the round, if the Trainer writes it."""
         if pl_module.logs_round(batch):
-            lies = torch.tensor([worker in pl_module.byzantine() for worker in batch.workers])
+            byzantine = pl_module.byzantine()
+            lies = torch.tensor([worker in byzantine for worker in batch.workers])
             pl_module.log_pool(study(gradients, aggregate, lies.to(gradients.device)), batch)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_agg.callbacks.figures import palette
 from lightning_agg.sweep.panel import Panel
-from lightning_agg.sweep.tables import percent
+from lightning_agg.sweep.tables import factor, percent
 from lightning_agg.sweep.trial_run import METRICS
 
 LONGEST = 40
@@ -18,9 +18,8 @@ LONGEST = 40
 
 def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Figure:
     """The mean scores as colors, one panel beside the other; cells without a score are white."""
-    factor = 100 if percent(score) else 1
     values = [
-        factor * np.array([[cell.mean for cell in panel.row(label)] for label in panel.tuned])
+        factor(score) * np.array([[cell.mean for cell in panel.row(label)] for label in panel.tuned])
         for panel in panels
     ]
     finite = np.concatenate([value[np.isfinite(value)] for value in values])
@@ -61,7 +60,6 @@ def curves(panel: Panel, name: str) -> Figure:
     down = -(-len(panel.columns) // across)
     figure = Figure(figsize=(3.5 * across + 2, 2.8 * down + 0.3), layout="constrained")
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
-    factor = 100 if percent(name) else 1
     lines = {}
     for axes, column in zip(grid, panel.columns, strict=False):
         axes.set_title(_plain(column))
@@ -70,7 +68,7 @@ def curves(panel: Panel, name: str) -> Figure:
             # A run that was stopped early is as long as it is.
             rounds = [step for step in found[0] if all(step in curve for curve in found)] if found else []
             if rounds:
-                values = factor * np.array([[curve[step] for step in rounds] for curve in found])
+                values = factor(name) * np.array([[curve[step] for step in rounds] for curve in found])
                 mean, deviation = (
                     values.mean(0),
                     values.std(0, ddof=1) if len(found) > 1 else np.zeros(len(rounds)),

@@ -14,6 +14,11 @@ def percent(score: str) -> bool:
     return score.endswith("accuracy")
 
 
+def factor(score: str) -> int:
+    """By what a logged value is multiplied where it is shown."""
+    return 100 if percent(score) else 1
+
+
 def table(panel: Panel, rows: str, score: str, goodness: Callable[[float], float]) -> Iterator[str]:
     """The lines of a table, with the worst column of each row, and below it why cells are missing.
 
@@ -58,7 +63,7 @@ def _short(option: str) -> str:
 
 
 def _shown(cell: Cell, score: str) -> str:
-    return MISSING if cell.errors else spread(cell.values, 100 if percent(score) else 1)
+    return MISSING if cell.errors else spread(cell.values, factor(score))
 
 
 def _best(cells: Sequence[Cell], goodness: Callable[[float], float]) -> Cell | None:
@@ -72,4 +77,4 @@ def _worst(panel: Panel, label: str, score: str, goodness: Callable[[float], flo
     if not known:
         return MISSING
     column, cell = min(known, key=lambda pair: goodness(pair[1].mean))
-    return f"{spread([cell.mean], 100 if percent(score) else 1)} ({column})"
+    return f"{spread([cell.mean], factor(score))} ({column})"
