@@ -95,8 +95,12 @@ class Aggregator(nn.Module, ABC):
         return aggregate
 
     def _aggregate(self, rows: Tensor, context: Context) -> Tensor:
+        kind = rows.device.type
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._aggregate(rows, context)
         # set_grad_enabled takes half the time of torch.no_grad().
-        with full_precision(rows), torch.set_grad_enabled(False):
+        with torch.set_grad_enabled(False):
             aggregate: Tensor = super().__call__(rows, context)
         if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:
             got = tuple(aggregate.shape) if isinstance(aggregate, Tensor) else type(aggregate).__name__

@@ -7,6 +7,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import distances_to
 from lightning_agg.errors import SettingError, require_count, require_positive
+from lightning_agg.precision import widened
 
 
 class CenteredClipping(Aggregator):
@@ -64,8 +65,9 @@ class CenteredClipping(Aggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """Move the center; return it."""
-        self.center, _ = self._moved_center(gradients)
-        return self.center.to(gradients.dtype, copy=True)
+        center = self._moved_center(gradients)[0]
+        self.center = center
+        return center.to(gradients.dtype, copy=True)
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:
         """Weights of the rows; the rest, to 1, is the center's."""
@@ -73,7 +75,7 @@ class CenteredClipping(Aggregator):
 
     def _moved_center(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The center and the weights of the rows in it, after all iterations."""
-        rows = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+        rows = widened(gradients)
         size, start, tau = rows.shape[0], self._start(rows), self.radius
         center, shares = start, [0.0] * size
         # Lists, because for the tens of rows of a pool a call of torch or NumPy takes longer than the loop.
@@ -86,13 +88,13 @@ class CenteredClipping(Aggregator):
             center = torch.addmv(start, rows.T, weights, beta=1 - sum(shares))
         return center, weights
 
-    def _start(self, gradients: Tensor) -> Tensor:
+    def _start(self, rows: Tensor) -> Tensor:
         center = self.center
         if center.numel() == 0:
-            return gradients.new_zeros(gradients.shape[1])
-        if center.shape != gradients.shape[1:]:
+            return rows.new_zeros(rows.shape[1])
+        if center.shape != rows.shape[1:]:
             raise SettingError(
                 "CenteredClipping: the width of gradients must not change without reset()"
-                f" (was {len(center)}, is {gradients.shape[1]})."
+                f" (was {len(center)}, is {rows.shape[1]})."
             )
-        return center.to(gradients)
+        return center if center.dtype == rows.dtype and center.device == rows.device else center.to(rows)

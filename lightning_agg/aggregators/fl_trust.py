@@ -7,6 +7,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import combine, contiguous_blocks, norms
 from lightning_agg.errors import require, require_count
+from lightning_agg.precision import wide_dtype
 
 
 class FLTrust(Aggregator):
@@ -71,7 +72,7 @@ class FLTrust(Aggregator):
         inner = torch.stack([rows @ part for rows, part in blocks]).sum(dim=0)
         trust = (inner * scales / reference.square().sum()).clamp(0, 1)
         # The factor of a row of next to nothing is too large for the rows' type.
-        largest = torch.finfo(torch.promote_types(gradients.dtype, torch.float32)).max
+        largest = torch.finfo(wide_dtype(gradients)).max
         known = trust.isfinite() & (scales <= largest)
         trust, scales = torch.where(known, trust, 0), torch.where(known, scales, 0)
         return trust / trust.sum().clamp(min=torch.finfo(trust.dtype).tiny), scales

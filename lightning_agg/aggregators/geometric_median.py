@@ -13,6 +13,7 @@ from lightning_agg.aggregators.ranks import mean_of_ranks
 from lightning_agg.aggregators.spectrum import centred_gram
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
 from lightning_agg.errors import require_count, require_non_negative, require_positive
+from lightning_agg.precision import widened
 
 Matrix = NDArray[np.float64]
 
@@ -96,7 +97,7 @@ class GeometricMedian(WeightedAggregator):
 
     def _by_passes(self, gradients: Tensor) -> Tensor | None:
         """Weights by iterations over the rows; ``None`` where more of them are needed than inner products cost."""
-        rows = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+        rows = widened(gradients)
         size, anchor = len(rows), None
         passes = size // PASS
         point = combine(torch.full((size,), 1 / size), rows)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_agg.precision import wide_dtype
+
 FEW = 16
 """Up to so many rows, sums and differences of rows cost less than a product of matrices."""
 
@@ -132,9 +134,9 @@ def _places(size: int) -> Tensor:
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
     """Distance of each row of ``(M, d)`` to ``(d,)`` -> float64 ``(M,)``, to the precision of the rows."""
-    for dtype in (torch.promote_types(gradients.dtype, torch.float32), torch.float64):
-        blocks = differences(gradients, point.to(dtype))
-        distances = _length([torch.linalg.vector_norm(block, dim=1) for block in blocks])
+    for dtype in (wide_dtype(gradients), torch.float64):
+        wide = point if point.dtype == dtype else point.to(dtype)
+        distances = _length([torch.linalg.vector_norm(part, dim=1) for part in differences(gradients, wide)])
         if _squares_fit(distances):
             break
     return distances
@@ -142,7 +144,7 @@ def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
 
 def row_lengths(gradients: Tensor) -> Tensor:
     """``(M, d)`` -> float64 ``(M,)``: the length of each row, to the precision of the rows."""
-    wide = torch.promote_types(gradients.dtype, torch.float32)
+    wide = wide_dtype(gradients)
     found = _length(
         [torch.linalg.vector_norm(rows, dim=1, dtype=wide) for (rows,) in narrow_blocks(gradients)]
     )
@@ -173,5 +175,9 @@ def combine(weights: Tensor, gradients: Tensor) -> Tensor:
 
     Summed in at least float32.
     """
-    wide = torch.promote_types(gradients.dtype, torch.float32)
-    return (weights.to(gradients.device, wide) @ gradients.to(wide)).to(gradients.dtype)
+    wide = wide_dtype(gradients)
+    if weights.dtype != wide or weights.device != gradients.device:
+        weights = weights.to(gradients.device, wide)
+    if gradients.dtype == wide:
+        return weights @ gradients
+    return (weights @ gradients.to(wide)).to(gradients.dtype)

@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import FEW
+from lightning_agg.precision import widened
 
 
 class Mean(Aggregator):
@@ -36,7 +37,7 @@ class Mean(Aggregator):
         """The mean over workers."""
         if len(gradients) <= FEW:
             return gradients.mean(dim=0)
-        wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+        wide = widened(gradients)
         return (wide.new_ones(len(wide)) @ wide).div_(len(wide)).to(gradients.dtype)
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:

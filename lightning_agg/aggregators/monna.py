@@ -64,6 +64,8 @@ class MoNNA(SelectingAggregator):
         return distances.argsort(stable=True)[:count]
 
     def _trusted(self, gradients: Tensor, context: Context) -> Tensor:
+        if context.finite is None and context.workers is None:
+            return gradients[self.reference]
         size = len(gradients) if context.finite is None else len(context.finite)
         workers = torch.arange(size) if context.workers is None else context.workers.cpu()
         sent = workers == self.reference

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.linalg import narrow_blocks
 from lightning_agg.aggregators.ranks import Even, kept_with_ties, values_of_ranks
+from lightning_agg.precision import wide_dtype
 
 Center = Callable[[Tensor], Tensor]
 """Maps values in ascending order, ``(M, d)``, to a point between the smallest and the largest, ``(d,)``."""
@@ -32,7 +33,7 @@ def trimmed_mean(trimmed: int) -> Center:
 
     def center(values: Tensor) -> Tensor:
         kept = values[trimmed : len(values) - trimmed]
-        return kept.mean(dim=0, dtype=torch.promote_types(values.dtype, torch.float32))
+        return kept.mean(dim=0, dtype=wide_dtype(values))
 
     return center
 

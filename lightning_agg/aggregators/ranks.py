@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.linalg import narrow_blocks
+from lightning_agg.precision import wide_dtype
 
 Even = Literal["midpoint", "lower"]
 """The median of an even number of values: the middle of the two central ones, or the lower one."""
@@ -63,7 +64,7 @@ def kept_with_ties(
 
 def values_of_ranks(block: Tensor, first: int, last: int) -> Tensor:
     """``(M, d)`` -> ``(last - first, d)``, in at least float32: the values of ranks ``first`` (0: the smallest) to ``last - 1``."""
-    wide = torch.promote_types(block.dtype, torch.float32)
+    wide = wide_dtype(block)
     if len(block) > NETWORK and block.device.type == "cpu":
         columns = torch.empty(block.shape[::-1], dtype=wide).copy_(block.T)
         return sort_rows(columns).T[first:last]

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from lightning_agg.aggregators.linalg import column_blocks
 from lightning_agg.aggregators.matrix import sum_is_finite
+from lightning_agg.precision import widened
 
 Perturbation = Literal["std", "unit", "sign"]
 
 
 def wide_mean(rows: Tensor) -> Tensor:
     """Mean over workers ``(d,)``, in at least float32."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32)).mean(dim=0)
+    return widened(rows).mean(dim=0)
 
 
 def deviation(rows: Tensor, mean: Tensor, ddof: int = 0) -> Tensor:

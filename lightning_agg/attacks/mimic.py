@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.errors import require
+from lightning_agg.precision import widened
 
 
 class Mimic(Attack):
@@ -101,7 +102,7 @@ class Mimic(Attack):
         self.direction = state.get("direction", torch.zeros(0))
 
     def _look(self, honest: Tensor) -> None:
-        rows = honest.to(torch.promote_types(honest.dtype, torch.float32))
+        rows = widened(honest)
         if self.rounds == 0:
             self.mean = self.direction = rows.new_zeros(rows.shape[1])
         self.mean, self.direction = self.mean.to(rows), self.direction.to(rows)

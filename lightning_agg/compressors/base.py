@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_agg import seeding
 from lightning_agg.errors import require
+from lightning_agg.precision import widened
 
 FLOAT_BITS = 32
 """Bits of a scale, of which a message holds one for each block of coordinates."""
@@ -73,7 +74,7 @@ class Compressor(ABC):
             f" {len(context.workers or ())} workers and sizes {context.sizes}.",
         )
         # Squares of half precision vanish, and its draws are rounded to 1.
-        wide = gradients.detach().to(torch.promote_types(gradients.dtype, torch.float32))
+        wide = widened(gradients.detach())
         with torch.no_grad():
             return self.forward(wide, context).to(gradients.dtype)
 

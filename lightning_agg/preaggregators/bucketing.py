@@ -10,6 +10,7 @@ from lightning_agg import seeding
 from lightning_agg.aggregators.context import Context
 from lightning_agg.errors import require_count
 from lightning_agg.preaggregators.base import PreAggregator
+from lightning_agg.precision import widened
 
 
 class Bucketing(PreAggregator):
@@ -58,7 +59,7 @@ class Bucketing(PreAggregator):
         """The means, in at least float32, without the many products by 0 of :meth:`weights`."""
         order, shares = self._dealt(gradients, context)
         firsts = torch.arange(0, len(order), self.bucket_size, device=gradients.device)
-        wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+        wide = widened(gradients)
         return F.embedding_bag(
             torch.from_numpy(order).to(wide.device),
             wide,

@@ -9,6 +9,7 @@ from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.aggregators.matrix import require_matrix, sum_is_finite
 from lightning_agg.preaggregators.base import PreAggregator
+from lightning_agg.precision import wide_dtype
 
 
 class Clipping(PreAggregator):
@@ -39,7 +40,7 @@ class Clipping(PreAggregator):
 
     def _scaled(self, gradients: Tensor, lengths: Tensor, context: Context) -> Tensor:
         """The shortened rows in their dtype, multiplied in at least float32."""
-        wide = torch.promote_types(gradients.dtype, torch.float32)
+        wide = wide_dtype(gradients)
         return (gradients * self._factors(lengths, context).to(wide)[:, None]).to(gradients.dtype)
 
     def _factors(self, lengths: Tensor, context: Context) -> Tensor:
