@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -78,7 +79,7 @@ class PoolCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse ``args``, or the command line where there are none."""
         if args is None or isinstance(args, list):
-            self.config = parser.parse_args(files_first(sys.argv[1:] if args is None else args))
+            self.config = parse(parser, files_first(sys.argv[1:] if args is None else args))
         else:
             self.config = parser.parse_object(args)
 
@@ -171,17 +172,6 @@ class PoolCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tell the result and where it lies."""
-        self._tell()
-
-    def after_validate(self) -> None:
-        """Tell the result and where it lies."""
-        self._tell()
-
-    def after_test(self) -> None:
-        """Tell the result and where it lies."""
-        self._tell()
-
-    def _tell(self) -> None:
         if self.run is None or not self.trainer.is_global_zero:
             return
         told = self._result()
@@ -195,6 +185,8 @@ class PoolCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 print(f"curves: tensorboard --logdir {logger.log_dir}")
+
+    after_validate = after_test = after_fit
 
     def _result(self) -> str | None:
         """The first of the results that was logged; where it is not the end's, with its round."""
@@ -224,6 +216,18 @@ class PoolCLI(LightningCLI):
             TensorBoardLogger(root, name="", version=version, default_hp_metric=False, **purge),
             ResumableCSVLogger(str(root), name="", version=version, resume_step=resume_step),
         ]
+
+
+def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
+    """What ``parser`` reads.
+
+    Raises:
+        SettingError: If a configuration file is no text, which jsonargparse does not tell.
+    """
+    try:
+        return parser.parse_args(list(args))
+    except UnicodeDecodeError as error:
+        raise SettingError(f"config must name text files in YAML; one is not: {error}.") from error
 
 
 def files_first(args: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 
+from lightning_agg.cli import parse
 from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.sweep import Sweep
 
@@ -28,7 +29,7 @@ def main(args: Sequence[str]) -> list[Panel]:
     )
     parser.add_argument("-c", "--config", action="config", help="File with the settings below.")
     parser.add_class_arguments(Sweep)
-    settings = parser.parse_args(list(args)).as_dict()
+    settings = parse(parser, args).as_dict()
     del settings["config"]
     sweep = Sweep(**settings)
     try:

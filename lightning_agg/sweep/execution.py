@@ -40,12 +40,20 @@ def reserved(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def workers(processes: int) -> Iterator[Executor]:
-    """Processes that end with this one, and at once when it is interrupted."""
+    """Processes that end with this one, and at once when it is interrupted.
+
+    Raises:
+        SettingError: If one of them is gone.
+    """
     context = multiprocessing.get_context("spawn")  # not forked: torch's threads do not survive that
     begun, devices = context.Value("i"), visible_devices() if processes > 1 else []
     executor = ProcessPoolExecutor(processes, context, initializer=begin, initargs=(begun, devices))
     try:
         yield executor
+    except BrokenProcessPool:
+        raise SettingError(
+            f"processes must be so few that they all have memory, got {processes}: one is gone, killed or for the reason above. The same command goes on."
+        ) from None
     except BaseException:
         # A run may take hours, and goes on from its checkpoint another time; told to terminate, a process would take the next one.
         for process in multiprocessing.active_children():
@@ -55,17 +63,17 @@ def workers(processes: int) -> Iterator[Executor]:
         executor.shutdown(cancel_futures=True)
 
 
-def places(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Trial, Path]:
+def places(executor: Executor, trials: Sequence[Trial], folder: Path, ckpt_path: str) -> dict[Trial, Path]:
     """Where each trial lives.
 
     Raises:
-        SettingError: If the command line does not accept the arguments of a trial.
+        SettingError: If the command line does not accept the arguments of a trial, or a sweep has no use for them.
     """
     print(f"{len(trials)} runs in {folder}", flush=True)
     cells: dict[tuple[tuple[str, ...], ...], list[Trial]] = defaultdict(list)
     for trial in trials:
         cells[trial.labels, trial.tuned].append(trial)
-    futures = [(cell, executor.submit(homes, cell, folder)) for cell in cells.values()]
+    futures = [(cell, executor.submit(homes, cell, folder, ckpt_path)) for cell in cells.values()]
     return {
         trial: home for cell, future in futures for trial, home in zip(cell, future.result(), strict=True)
     }
@@ -73,28 +81,18 @@ def places(executor: Executor, trials: Sequence[Trial], folder: Path) -> dict[Tr
 
 def measure(
     executor: Executor,
-    processes: int,
     places: Mapping[Trial, Path],
     trials: Sequence[Trial],
     ckpt_path: str,
     score: str,
 ) -> dict[Trial, Result]:
-    """The result of each trial, tested if that is where ``score`` is logged; told as it comes.
-
-    Raises:
-        SettingError: If one of the processes is killed.
-    """
+    """The result of each trial, tested if that is where ``score`` is logged; told as it comes."""
     begun = time.monotonic()
     tested = score.startswith("test/")
     futures = {executor.submit(run, trial, places[trial], ckpt_path, tested): trial for trial in trials}
     results = {}
     for count, future in enumerate(as_completed(futures), start=1):
-        try:
-            trial, result = futures[future], future.result()
-        except BrokenProcessPool:
-            raise SettingError(
-                f"processes must be so few that they all have memory, got {processes}: one was killed. The same command goes on."
-            ) from None
+        trial, result = futures[future], future.result()
         results[trial] = result
         value = result.get(score)
         told = result.error or (f"no {score}" if value is None else f"{score} {value:.4f}")

@@ -1,16 +1,15 @@
 """Heat maps, and curves with bands."""
 
-import csv
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_agg.callbacks.figures import palette
+from lightning_agg.sweep.metrics import read_curve
 from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.tables import factor, percent
-from lightning_agg.sweep.trial_run import METRICS
 
 LONGEST = 40
 """Characters of a label."""
@@ -26,15 +25,17 @@ def heat_map(panels: Sequence[Panel], rows: str, columns: str, score: str) -> Fi
     low, high = (0, 100) if percent(score) or not finite.size else (np.min(finite), np.max(finite))
     across, down = len(panels[0].columns), len(panels[0].tuned)
     longest = max(len(_plain(label)) for label in panels[0].tuned)
-    figure = Figure(
-        figsize=(len(panels) * (1.0 * across + 0.08 * longest + 1) + 1.2, 0.5 * down + 2.2),
-        layout="constrained",
-    )
+    width = 1.0 * across + 0.08 * longest + 1
+    figure = Figure(figsize=(len(panels) * width + 1.2, 0.5 * down + 2.2), layout="constrained")
     for axes, panel, value in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, values, strict=True
     ):
         image = axes.imshow(value, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-        axes.set(title=_plain(panel.title), xlabel=_plain(columns), ylabel=_plain(rows))
+        axes.set(
+            title=textwrap.fill(_plain(panel.title), round(8 * width)),
+            xlabel=_plain(columns),
+            ylabel=_plain(rows),
+        )
         axes.set_xticks(range(len(panel.columns)), [*map(_plain, panel.columns)], rotation=30, ha="right")
         axes.set_yticks(range(len(panel.tuned)), [*map(_plain, panel.tuned)])
         for place in np.argwhere(np.isfinite(value)):
@@ -62,9 +63,10 @@ def curves(panel: Panel, name: str) -> Figure:
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
     lines = {}
     for axes, column in zip(grid, panel.columns, strict=False):
-        axes.set_title(_plain(column))
+        if len(panel.columns) > 1:
+            axes.set_title(_plain(column))
         for color, label in zip(palette(len(panel.tuned)), panel.tuned, strict=True):
-            found = [read_curve(folder / METRICS, name) for folder in panel.cells[label, column].folders]
+            found = [read_curve(folder, name) for folder in panel.cells[label, column].folders]
             # A run that was stopped early is as long as it is.
             rounds = [step for step in found[0] if all(step in curve for curve in found)] if found else []
             if rounds:
@@ -73,7 +75,7 @@ def curves(panel: Panel, name: str) -> Figure:
                     values.mean(0),
                     values.std(0, ddof=1) if len(found) > 1 else np.zeros(len(rounds)),
                 )
-                (lines[label],) = axes.plot(rounds, mean, color=color)
+                (lines[label],) = axes.plot(rounds, mean, color=color, marker="o" if len(rounds) == 1 else "")
                 axes.fill_between(
                     rounds, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0
                 )
@@ -84,11 +86,3 @@ def curves(panel: Panel, name: str) -> Figure:
     figure.supylabel(f"{name} (%)" if percent(name) else name)
     figure.legend(lines.values(), [*map(_plain, lines)], loc="outside right upper")
     return figure
-
-
-def read_curve(path: Path, name: str) -> dict[int, float]:
-    """A column of ``metrics.csv`` by step, where it has values."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {int(line["step"]): float(line[name]) for line in csv.DictReader(file) if line.get(name)}

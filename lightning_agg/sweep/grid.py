@@ -6,12 +6,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lightning_agg.errors import require
 
 SETTLED = {"seed_everything": "seeds", "trainer.default_root_dir": "folder", "ckpt_path": "ckpt_path"}
 """Options of a run that the sweep gives, and its settings for them."""
+
+RECORDED = ("seed", "folder", "error")
+"""Columns of ``results.csv`` beside the axes, the tuned options and what is logged."""
 
 LONGEST = 60
 """Characters of a folder's name, of which a file system holds a few hundred bytes."""
@@ -66,6 +73,11 @@ def read_axes(axes: Mapping[str, Any]) -> dict[str, list[Choice]]:
         SettingError: If an axis has no such form, no choices, or two of one name.
     """
     require(isinstance(axes, dict) and bool(axes), f"axes must be at least one axis by name, got {axes!r}.")
+    taken = sorted(set(RECORDED).intersection(map(str, axes)))
+    require(
+        not taken,
+        f"axes must not be called {' or '.join(RECORDED)}, which results.csv has anyway, got {', '.join(taken)}.",
+    )
     read = {}
     for name, choices in ((str(name), choices) for name, choices in axes.items()):
         where = f"axes.{name}"
@@ -107,6 +119,12 @@ def trials(
     for choices in itertools.product(*axes.values()):
         files = [*configs, *(file for choice in choices for file in choice.configs)]
         options = [*_options(settings), *(option for choice in choices for option in choice.settings)]
+        for file in (file for choice in choices for file in choice.configs):
+            clash = sorted(given_by(file) & settings.keys())
+            require(
+                not clash,
+                f"settings must not hold what a file of a choice gives, over which they would win: {', '.join(clash)} is in {file}.",
+            )
         own = choices[row_axis].tune
         tried = tune if own is None else own
         given = {
@@ -141,6 +159,11 @@ def check_tune(where: str, tune: Any) -> None:
         fits,
         f"{where} must be lists of values by option, such as {{model.optimizer.lr: [0.1, 0.5]}}, got {tune!r}.",
     )
+    for name, values in tune.items():
+        require(
+            len(set(map(_text, values))) == len(values),
+            f"{where}.{name} must be values that differ, got {values}.",
+        )
 
 
 def folder_name(label: str) -> str:
@@ -154,6 +177,30 @@ def folder_name(label: str) -> str:
     if len(name) <= LONGEST:
         return name
     return f"{name[: LONGEST - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+@lru_cache
+def given_by(file: str) -> frozenset[str]:
+    """The options that a configuration file gives, as they are called on the command line.
+
+    Example:
+        ``model: {aggregator: {class_path: Krum, init_args: {num_byzantine: 3}}}`` gives ``model.aggregator`` and
+        ``model.aggregator.num_byzantine``.
+    """
+    try:
+        read = yaml.safe_load(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return frozenset()  # the command line tells what is wrong
+    return frozenset(_names(read, ""))
+
+
+def _names(read: Any, name: str) -> Iterator[str]:
+    if not isinstance(read, dict):
+        yield name
+        return
+    for key, value in read.items():
+        skipped = key in ("class_path", "init_args")
+        yield from _names(value, name if skipped else f"{name}.{key}".lstrip("."))
 
 
 def _choice(where: str, label: str, told: Any) -> Choice:

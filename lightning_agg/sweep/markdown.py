@@ -12,7 +12,7 @@ def row(*cells: object) -> str:
         >>> row("a", 1)
         '| a | 1 |'
     """
-    return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(str(cell).split("\n")).replace("|", r"\|") for cell in cells) + " |"
 
 
 def header(*cells: str) -> list[str]:

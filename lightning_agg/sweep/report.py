@@ -11,6 +11,10 @@ from lightning_agg.sweep.grid import Trial, folder_name
 from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.trial_run import Result
 
+FIGURES = "figures"
+SUMMARY = "summary"
+"""Folders in that of the sweep whose files are ours alone."""
+
 
 def write_results(path: Path, axes: Sequence[str], results: Mapping[Trial, Result]) -> None:
     """A line for each run: its choices, what was tuned, everything that was logged last, and where it lies."""
@@ -35,16 +39,25 @@ def write_results(path: Path, axes: Sequence[str], results: Mapping[Trial, Resul
 
 
 def write_figures(
-    folder: Path, panels: Sequence[Panel], rows: str, columns: str | None, score: str, curve: str, text: str
+    folder: Path,
+    panels: Sequence[Panel],
+    rows: str,
+    columns: str | None,
+    score: str,
+    curve: str | None,
+    text: str,
 ) -> None:
-    """Heat map and curves as files, and in TensorBoard with the tables."""
+    """Heat map, and curves where there are some, as files, and in TensorBoard with the tables."""
     figures = {"heat_map": heat_map(panels, rows, columns or "", score)}
-    for panel in panels:
-        figures[f"curves_{folder_name(panel.title)}" if panel.title else "curves"] = curves(panel, curve)
-    for events in (folder / "summary").glob("events.out.tfevents.*"):
-        events.unlink()  # TensorBoard would show the figures of earlier calls, too
-    with SummaryWriter(str(folder / "summary")) as writer:
+    if curve is not None:
+        for panel in panels:
+            name = f"curves_{folder_name(panel.title)}" if panel.title else "curves"
+            figures[name] = curves(panel, curve)
+    for earlier in (*(folder / FIGURES).glob("*.png"), *(folder / SUMMARY).glob("events.out.tfevents.*")):
+        earlier.unlink()  # the panels may have been others
+    (folder / FIGURES).mkdir(exist_ok=True)
+    with SummaryWriter(str(folder / SUMMARY)) as writer:
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / FIGURES / f"{name}.png", dpi=150)
             writer.add_figure(f"sweep/{name}", figure)
         writer.add_text("sweep/tables", text)

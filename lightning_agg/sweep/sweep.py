@@ -1,7 +1,8 @@
 """Many runs, and what they come to."""
 
 import math
-from collections.abc import Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,8 @@ class Sweep:
     with another setting it is another run, and nothing is mixed up. (The code, and what is in a file that a setting names, such
     as weights, are not in the hash.)
 
-    ``folder`` has then ``runs``; ``results.csv``, a line per run; ``tables.md``, mean ± standard deviation over the seeds; ``heat_map.png`` and
-    ``curves.png``; TensorBoard shows them beside the runs. A combination that a rule refuses, as Krum more attackers than it can
+    ``folder`` has then ``runs``; ``results.csv``, a line per run; ``tables.md``, mean ± standard deviation over the seeds; ``figures``, a heat map and
+    curves; TensorBoard shows them beside the runs. A combination that a rule refuses, as Krum more attackers than it can
     bear, is a dash, with the reason below the table.
 
     Runs are in processes of their own, which import the script that begins them: from Python, call :meth:`run` below
@@ -37,7 +38,7 @@ class Sweep:
         axes: What is combined, by name: choices by label, each with the options that it adds (``config`` adds files), or a
             list of values of the option that the name is.
         configs: Files with which every run begins, as ``-c`` of ``fit``.
-        settings: Options of every run.
+        settings: Options of every run, none of them given by a file of a choice.
         tune: Options with lists of values, of which each row of a table gets the one whose worst column is best. A choice of
             the rows may have a ``tune`` of its own instead. Only what is chosen is tested.
         seeds: ``seed_everything`` of the runs of each cell.
@@ -45,9 +46,9 @@ class Sweep:
         columns: The axis that a table has across; the next when null. Further axes have a table for each choice.
         score: The logged value in the tables; a test is run if its name begins with ``test/``.
         tune_by: The logged value by which is chosen, as it is when training ends; ``score``, of the validation, when null.
-        curve: The logged value that is drawn over the rounds.
-        better: Whether large (``max``) or small (``min``) values of ``score`` and ``tune_by`` are good; small ones where ``score`` ends with
-            ``loss``, else large ones, when null.
+        curve: The logged value that is drawn over the rounds; ``tune_by`` when null.
+        better: Whether large (``max``) or small (``min``) values of ``score`` and ``tune_by`` are good; when null, small ones of what is
+            called a ``loss``, else large ones.
         ckpt_path: The checkpoint that is tested, ``last`` or ``best``.
         processes: Runs at the same time; several have one of the visible GPUs each, in turn.
         folder: Where everything goes.
@@ -67,7 +68,7 @@ class Sweep:
         columns: str | None = None,
         score: str = "test/accuracy",
         tune_by: str | None = None,
-        curve: str = "val/accuracy",
+        curve: str | None = None,
         better: Literal["max", "min"] | None = None,
         ckpt_path: Literal["last", "best"] = "last",
         processes: int = 1,
@@ -94,14 +95,15 @@ class Sweep:
             not tune_by.startswith("test/"),
             f"tune_by must not be of the test, which decides nothing, got {tune_by!r}.",
         )
-        better = better or ("min" if score.endswith("loss") else "max")
-        require_choice("better", better, ("max", "min"))
+        if better is not None:
+            require_choice("better", better, ("max", "min"))
+        require(bool(str(folder)), f"folder must have a name, got {folder!r}.")
         require_choice("ckpt_path", ckpt_path, ("last", "best"))
         require_count("processes", processes, 1)
         self.trials = list(trials(self.axes, self.rows, configs or [], settings or {}, tune or {}, seeds))
         self.score = score
         self.tune_by = tune_by
-        self.curve = curve
+        self.curve = curve or tune_by
         self.better = better
         self.ckpt_path = ckpt_path
         self.processes = processes
@@ -116,18 +118,25 @@ class Sweep:
         Raises:
             SettingError: If the command line does not accept some choice, or another sweep is in the folder; nothing has run then.
         """
+        require(
+            multiprocessing.current_process().name == "MainProcess"
+            or multiprocessing.parent_process() is not None,
+            'a sweep must be run below `if __name__ == "__main__":` in a script, as each of its processes imports that.',
+        )
         with reserved(self.folder), workers(self.processes) as executor:
-            homes = places(executor, self.trials, self.folder / RUNS)
+            homes = places(executor, self.trials, self.folder / RUNS, self.ckpt_path)
 
             def measured(trials: Sequence[Trial], score: str) -> dict[Trial, Result]:
-                return measure(executor, self.processes, homes, trials, self.ckpt_path, score)
+                return measure(executor, homes, trials, self.ckpt_path, score)
 
             results, chosen = {}, self.trials
             if any(trial.tuned for trial in self.trials):
                 results = measured(self.trials, self.tune_by)
-                self._check_logged(results)
+                require(*self._logged("tune_by", self.tune_by, results))
                 column = None if self.columns is None else list(self.axes).index(self.columns)
-                chosen = best_in_the_worst_column(self.trials, column, results, self.tune_by, self.goodness)
+                chosen = best_in_the_worst_column(
+                    self.trials, column, results, self.tune_by, self.goodness(self.tune_by)
+                )
             # What was refused once is refused again.
             results |= measured(
                 [trial for trial in chosen if trial not in results or not results[trial].error], self.score
@@ -138,19 +147,25 @@ class Sweep:
         self._write(tables, results)
         return tables
 
-    def _check_logged(self, results: Mapping[Trial, Result]) -> None:
+    @staticmethod
+    def _logged(setting: str, name: str, results: Mapping[Trial, Result]) -> tuple[bool, str]:
+        """Whether some run logs what a setting names, and what to say if not."""
         known = [result.fit for result in results.values() if not result.error]
-        require(
-            not known or any(self.tune_by in logged for logged in known),
-            f"tune_by must be a value that the runs log, got {self.tune_by!r}; logged are {', '.join(sorted(set().union(*known)))}.",
-        )
+        told = f"{setting} must be a value that the runs log, got {name!r}; logged are {', '.join(sorted(set().union(*known)))}."
+        return not known or any(name in logged for logged in known), told
 
-    def goodness(self, value: float) -> float:
-        """The larger, the better; the least where a training has diverged."""
-        return -math.inf if math.isnan(value) else value if self.better == "max" else -value
+    def goodness(self, name: str) -> Callable[[float], float]:
+        """Of the values of what is logged under a name: the larger, the better; the least where a training has diverged."""
+        sign = -1 if (self.better or ("min" if name.endswith("loss") else "max")) == "min" else 1
+        return lambda value: -math.inf if math.isnan(value) else sign * value
 
     def _write(self, tables: Sequence[Panel], results: Mapping[Trial, Result]) -> None:
-        text = "\n\n".join("\n".join(table(panel, self.rows, self.score, self.goodness)) for panel in tables)
+        goodness = self.goodness(self.score)
+        text = "\n\n".join("\n".join(table(panel, self.rows, self.score, goodness)) for panel in tables)
         write_results(self.folder / "results.csv", list(self.axes), results)
         (self.folder / "tables.md").write_text(f"{text}\n")
-        write_figures(self.folder, tables, self.rows, self.columns, self.score, self.curve, text)
+        drawn, told = self._logged("curve", self.curve, results)
+        if not drawn:
+            print(f"no curves: {told}")
+        curve = self.curve if drawn else None
+        write_figures(self.folder, tables, self.rows, self.columns, self.score, curve, text)

@@ -1,7 +1,6 @@
 """One trial: an ordinary ``fit``, and a ``test``, in a process that does one after another."""
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -18,11 +17,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_agg.cli import main
 from lightning_agg.errors import SettingError, require
 from lightning_agg.sweep.grid import Trial, folder_name
+from lightning_agg.sweep.metrics import COUNTS, last_logged
 
 RECORD = "result.json"
 OUTPUT = "output.txt"
 HASH_LENGTH = 8
-METRICS = "metrics.csv"
 FIXED = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -54,16 +53,25 @@ class Result:
         return self.test.get(name, self.fit.get(name))
 
 
-def homes(trials: Sequence[Trial], root: Path) -> list[Path]:
+def homes(trials: Sequence[Trial], root: Path, ckpt_path: str) -> list[Path]:
     """The folders of trials that differ in nothing but their seeds.
 
     No other configuration has the same: the name ends with a hash of the whole of it.
 
+    Args:
+        trials: Of one configuration.
+        root: Where the trials live.
+        ckpt_path: The checkpoint that is to be tested.
+
     Raises:
-        SettingError: If the command line does not accept the arguments.
+        SettingError: If the command line does not accept the arguments, or a sweep has no use for them.
     """
     config = _configuration(trials[0])
     _check_trainer(trials[0], config["trainer"])
+    require(
+        ckpt_path == "last" or config["checkpoint"]["monitor"] is not None,
+        f"{trials[0].name}: ckpt_path must be last where checkpoint.monitor is null and no best checkpoint is kept, got {ckpt_path}.",
+    )
     del config["trainer"]["default_root_dir"]
     folders = []
     for trial in trials:
@@ -77,10 +85,10 @@ def homes(trials: Sequence[Trial], root: Path) -> list[Path]:
 def _check_trainer(trial: Trial, trainer: dict[str, Any]) -> None:
     """Refuse what a sweep has no use for."""
     devices, fast = trainer["devices"], trainer["fast_dev_run"]
-    one = devices in ("auto", 1, "1") or (isinstance(devices, list) and len(devices) == 1)
     require(
-        one and trainer["num_nodes"] == 1,
-        f"{trial.name}: trainer.devices must be 1 in a sweep, whose runs are processes of their own (see processes), got {devices}.",
+        devices in ("auto", 1, "1") and trainer["num_nodes"] == 1,
+        f"{trial.name}: trainer.devices must be 1 in a sweep, whose runs are processes of their own (see processes), got {devices};"
+        " which GPUs they take is told by the environment variable CUDA_VISIBLE_DEVICES.",
     )
     require(
         not fast,
@@ -105,7 +113,7 @@ def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
             resumed = ["--ckpt_path=last"] if any(root.glob("version_*")) else []
             folder, known = _run(root, ["fit", *told, *resumed])
             # Of a training that was through when it was cut off, the Trainer knows nothing; a very short one has logged nothing.
-            record = {"folder": folder.name, "fit": last_logged(folder / METRICS) or known, "tests": {}}
+            record = {"folder": folder.name, "fit": last_logged(folder) or known, "tests": {}}
             _write(root, record)
         if tested and ckpt_path not in record["tests"]:
             record["tests"][ckpt_path] = _run(root, ["test", *told, f"--ckpt_path={ckpt_path}"]).metrics
@@ -118,17 +126,6 @@ def run(trial: Trial, root: Path, ckpt_path: str, tested: bool) -> Result:
         told_where = f"(the traceback is in {OUTPUT} of the trial's folder)"
         return Result(error=f"{type(error).__name__}: {error} {told_where}", crashed=True)
     return Result(root / record["folder"], record["fit"], record["tests"].get(ckpt_path, {}))
-
-
-def last_logged(path: Path) -> dict[str, float]:
-    """The last value of each column of ``metrics.csv`` that is logged in training and validation."""
-    found: dict[str, float] = {}
-    if not path.exists():  # a run so short that it logged nothing
-        return found
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            found |= {name: float(value) for name, value in line.items() if "/" in name and value}
-    return {name: value for name, value in found.items() if not name.startswith("test/")}
 
 
 def _recorded(root: Path) -> dict[str, Any]:
@@ -163,7 +160,8 @@ def _run(root: Path, arguments: Sequence[str]) -> _Done:
     with _output_to(root / OUTPUT):
         cli = main(list(arguments))
     assert cli.run is not None
-    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if "/" in name}
+    logged = cli.trainer.callback_metrics.items()
+    metrics = {name: float(value) for name, value in logged if name not in COUNTS}
     return _Done(cli.run.folder, metrics)
 
 

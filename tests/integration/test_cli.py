@@ -10,6 +10,7 @@ from runs import QUICKSTART, ROOT, SHARED_DATA, arguments, run
 
 from lightning_agg.cli import main
 from lightning_agg.errors import SettingError
+from lightning_agg.sweep.command import main as sweep_main
 
 CONFIGS = ROOT / "configs"
 FRAGMENTS = sorted(
@@ -98,6 +99,14 @@ def test_printed_config_is_a_config(capsys, tmp_path):
     path = tmp_path / "full.yaml"
     path.write_text(yaml.safe_dump(full))
     assert printed(capsys, "fit", "-c", str(path)) == full
+
+
+@pytest.mark.parametrize("command", [main, sweep_main], ids=["fit", "sweep"])
+def test_a_configuration_that_is_no_text_is_told(command, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(SettingError, match="config must name text files in YAML"):
+        command([*(["fit"] if command is main else []), "-c", str(path)])
 
 
 def test_bare_names_choose_classes(capsys):

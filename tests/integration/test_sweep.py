@@ -35,7 +35,7 @@ def sweep(folder, axes, **settings) -> Sweep:
 
 def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
     (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}, seeds=[3]).trials
-    (home,) = trial_run.homes([trial], tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path, "last")
     assert home.parent == tmp_path / "SignFlip"
     first = trial_run.run(trial, home, "last", tested=False)
     assert not first.test
@@ -59,9 +59,12 @@ def test_a_trial_is_the_run_of_the_command_line_and_is_run_once(tmp_path):
 def test_another_setting_is_another_folder(tmp_path):
     axes = {"byzantine.attack": ["SignFlip"]}
     both, longer = sweep(tmp_path, axes, seeds=[1, 2]).trials, Sweep(axes, [QUICKSTART], seeds=[1]).trials
-    home, of_seed_2 = trial_run.homes(both, tmp_path)
-    assert [home, of_seed_2] == [*trial_run.homes(both[:1], tmp_path), *trial_run.homes(both[1:], tmp_path)]
-    (of_longer,) = trial_run.homes(longer, tmp_path)
+    home, of_seed_2 = trial_run.homes(both, tmp_path, "last")
+    assert [home, of_seed_2] == [
+        *trial_run.homes(both[:1], tmp_path, "last"),
+        *trial_run.homes(both[1:], tmp_path, "last"),
+    ]
+    (of_longer,) = trial_run.homes(longer, tmp_path, "last")
     assert len({home, of_seed_2, of_longer}) == 3
     assert home.parent == of_seed_2.parent == of_longer.parent
     assert home.name[:7] == of_longer.name[:7] == "seed_1-"
@@ -69,7 +72,7 @@ def test_another_setting_is_another_folder(tmp_path):
 
 def test_a_trial_that_was_cut_off_when_it_was_through(tmp_path):
     (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}).trials
-    (home,) = trial_run.homes([trial], tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path, "last")
     done = trial_run.run(trial, home, "last", tested=True)
     (home / "result.json").unlink()
     assert trial_run.run(trial, home, "last", tested=True) == done
@@ -88,20 +91,22 @@ def test_a_trial_that_was_cut_off_when_it_was_through(tmp_path):
             {"trainer.devices": 2, "trainer.strategy": "worker_parallel"},
             "SignFlip, seed 0: trainer.devices must be 1 in a sweep",
         ),
+        ({"trainer.devices": [3]}, r"trainer.devices must be 1 in a sweep.*got \[3\]; which GPUs"),
         ({"trainer.fast_dev_run": 1}, "trainer.fast_dev_run must be false in a sweep"),
+        ({"checkpoint.monitor": None}, "ckpt_path must be last where checkpoint.monitor is null"),
     ],
 )
 def test_what_a_sweep_has_no_use_for_is_refused(settings, message, tmp_path):
     trials = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
     with pytest.raises(SettingError, match=message):
-        trial_run.homes(trials, tmp_path)
+        trial_run.homes(trials, tmp_path, "best")
 
 
 def test_a_record_that_is_cut_short_and_a_run_that_logs_nothing(tmp_path):
     (trial,) = Sweep(
         {"byzantine.attack": ["SignFlip"]}, [QUICKSTART], {"trainer.max_steps": 1, "trainer.logger": False}
     ).trials
-    (home,) = trial_run.homes([trial], tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path, "last")
     done = trial_run.run(trial, home, "last", tested=True)
     assert done.error is None
     assert done.test["test/accuracy"] > 0
@@ -123,7 +128,7 @@ def test_a_folder_is_one_sweep_s_at_a_time(tmp_path):
 
 def test_a_trial_that_was_cut_off_goes_on(tmp_path):
     (trial,) = sweep(tmp_path, {"byzantine.attack": ["SignFlip"]}).trials
-    (home,) = trial_run.homes([trial], tmp_path)
+    (home,) = trial_run.homes([trial], tmp_path, "last")
     stopped = ["--byzantine.attack=SignFlip", "--trainer.max_steps=4"]
     run("fit", home, *OPTIONS, *stopped)
     trial_run.run(trial, home, "last", tested=False)
@@ -149,6 +154,7 @@ def test_a_sweep_goes_on_beside_what_is_refused_and_what_breaks(tmp_path, monkey
         "configs": [QUICKSTART],
         "settings": SHORT,
         "tune": {"model.optimizer.lr": [1e-6, 0.1]},
+        "curve": "val/acuracy",
     }
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     with pytest.raises(SystemExit, match="not every run came to its end"):
@@ -173,12 +179,26 @@ def test_a_sweep_goes_on_beside_what_is_refused_and_what_breaks(tmp_path, monkey
     assert "- Broken, Reverse; Broken, none: ArithmeticError: no such sum" in text
     (output,) = (tmp_path / "sweep" / "runs" / "Broken" / "none").glob("seed_0-*/output.txt")
     assert 'raise ArithmeticError("no such sum")' in output.read_text()
-    assert {path.name for path in (tmp_path / "sweep").glob("*.png")} == {"heat_map.png", "curves.png"}
+    assert {path.name for path in (tmp_path / "sweep" / "figures").iterdir()} == {"heat_map.png"}
     assert any((tmp_path / "sweep" / "summary").glob("events.*"))
     printed = capsys.readouterr().out
+    assert "no curves: curve must be a value that the runs log, got 'val/acuracy'; logged are" in printed
     assert "[10/10, " in printed
     assert "[2/2, " in printed  # what was refused is not tried again
     assert text in printed
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from lightning_agg.sweep import Sweep\n"
+        f"Sweep({{'byzantine.attack': ['SignFlip']}}, folder={str(tmp_path / 'sweep')!r}).run()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'must be run below `if __name__ == "__main__":` in a script' in done.stderr
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
 
 
 @pytest.mark.slow
@@ -218,7 +238,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
     assert checkpoint(home)["global_step"] < 400
     assert not (home / "result.json").exists()
     (trial,) = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], settings).trials
-    assert trial_run.homes([trial], tmp_path / "sweep" / "runs") == [home]
+    assert trial_run.homes([trial], tmp_path / "sweep" / "runs", "last") == [home]
     trial_run.run(trial, home, "last", tested=False)
     options = ["--trainer.max_steps=400", "--checkpoint.every_n_rounds=10", "--model.gradient_samples=0"]
     run("fit", tmp_path / "unbroken", *options, "--byzantine.attack=SignFlip")

@@ -14,10 +14,12 @@ from runs import ROOT
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep import Sweep
 from lightning_agg.sweep.figures import curves, heat_map
-from lightning_agg.sweep.grid import Trial, folder_name
+from lightning_agg.sweep.grid import Trial, folder_name, given_by
 from lightning_agg.sweep.markdown import spread
+from lightning_agg.sweep.metrics import last_logged
 from lightning_agg.sweep.panel import panels
 from lightning_agg.sweep.process import begin, visible_devices
+from lightning_agg.sweep.report import write_figures
 from lightning_agg.sweep.tables import table
 from lightning_agg.sweep.trial_run import Result, homes
 from lightning_agg.sweep.tuning import best_in_the_worst_column
@@ -62,7 +64,7 @@ def test_every_choice_of_the_shipped_sweeps_is_accepted(path, tmp_path, monkeypa
     by_labels = {trial.labels: trial for trial in shipped.trials}
     choices = list(shipped.axes.values())
     for i in range(max(map(len, choices))):
-        homes([by_labels[tuple(axis[i % len(axis)].label for axis in choices)]], tmp_path)
+        homes([by_labels[tuple(axis[i % len(axis)].label for axis in choices)]], tmp_path, "last")
 
 
 def test_what_is_no_text_is_told_as_json():
@@ -110,6 +112,16 @@ def test_a_row_may_have_values_of_its_own_to_try():
         ({"axes": {"a": {"x": {"tune": {"lr": 1}}}}}, "axes.a.x.tune must be lists of values by option"),
         ({"tune": {"lr": 0.1}}, "tune must be lists of values"),
         ({"tune": {"lr": []}}, "tune must be lists of values"),
+        ({"tune": {"lr": [0.1, 0.1]}}, r"tune.lr must be values that differ, got \[0.1, 0.1\]"),
+        ({"axes": {"seed": [1]}}, "axes must not be called seed or folder or error.*, got seed"),
+        (
+            {
+                "axes": {"rule": {"ARNN": {"config": str(ROOT / "configs" / "aggregator" / "arnn.yaml")}}},
+                "settings": {"model.optimizer.lr": 0.5, "trainer.max_steps": 3},
+            },
+            r"settings must not hold what a file of a choice gives.*: model.optimizer.lr is in .*arnn.yaml",
+        ),
+        ({"folder": ""}, "folder must have a name"),
         ({"rows": "rules"}, "rows must be one of the axes rule, got 'rules'"),
         ({"columns": "attack"}, "columns must be one of the axes rule, got 'attack'"),
         ({"rows": "rule", "columns": "rule"}, "columns must be another axis than rows"),
@@ -157,7 +169,9 @@ def test_the_value_is_chosen_whose_worst_column_is_best():
         }
     )
     sweep = Sweep({"rule": RULES})
-    chosen = best_in_the_worst_column(list(results), 1, results, "val/accuracy", sweep.goodness)
+    chosen = best_in_the_worst_column(
+        list(results), 1, results, "val/accuracy", sweep.goodness("val/accuracy")
+    )
     assert {t.labels: t.tuned for t in chosen} == {
         ("Krum", "none"): ("lr=2",),
         ("Krum", "Reverse"): ("lr=2",),
@@ -176,26 +190,36 @@ def test_a_value_that_is_refused_in_a_column_comes_last():
         }
     )
     sweep = Sweep({"rule": RULES})
-    chosen = best_in_the_worst_column(list(results), 1, results, "val/accuracy", sweep.goodness)
+    chosen = best_in_the_worst_column(
+        list(results), 1, results, "val/accuracy", sweep.goodness("val/accuracy")
+    )
     assert {t.tuned for t in chosen} == {("lr=2",)}
 
 
 def test_what_is_tuned_by_follows_the_score():
     assert Sweep({"rule": RULES}).tune_by == "val/accuracy"
     by_loss = Sweep({"rule": RULES}, score="test/loss")
-    assert (by_loss.tune_by, by_loss.better, Sweep({"rule": RULES}).better) == ("val/loss", "min", "max")
+    assert (by_loss.tune_by, by_loss.curve) == ("val/loss", "val/loss")
     assert Sweep({"rule": RULES}, score="meta/val_loss").tune_by == "meta/val_loss"
 
 
+def test_what_is_good_is_told_by_name():
+    by_name = Sweep({"rule": RULES}, tune_by="val/loss")
+    assert [by_name.goodness(name)(0.25) for name in ("test/accuracy", "val/loss")] == [0.25, -0.25]
+    assert Sweep({"rule": RULES}, better="min").goodness("test/bits")(3.0) == -3.0
+    assert by_name.goodness("val/loss")(math.nan) == -math.inf
+
+
 def test_labels_may_be_anything(tmp_path):
-    labels = ["$x_", "a|b", "x" * 500, "x" * 501, "ünï", "results.csv", "true"]
+    labels = ["$x_", "a|b", "two\nlines", "x" * 500, "x" * 501, "ünï", "results.csv", "true"]
     sweep = Sweep({7: {label: {} for label in labels}, "attack": {False: {}}})
     assert sweep.trials[0].labels == ("$x_", "False")
     results = {t: Result(tmp_path, {"val/loss": 1.0}) for t in sweep.trials}
     (panel,) = panels(sweep.axes, "7", "attack", "val/loss", results)
     heat_map([panel], "7", "attack", "val/loss").savefig(tmp_path / "map.png")
     curves(panel, "val/loss").savefig(tmp_path / "curves.png")
-    assert "| a\\|b | 1 |" in list(table(panel, "7", "val/loss", lambda value: value))
+    lines = list(table(panel, "7", "val/loss", lambda value: value))
+    assert {"| a\\|b | 1 |", "| two lines | 1 |"} < set(lines)
     assert all(len(folder_name(label)) <= 60 for label in labels)
 
 
@@ -213,7 +237,7 @@ def test_seeds_count_together_and_a_refused_column_not_at_all():
     results[trial("Krum", "ALIE", tuned=("lr=1",))] = Result(error="z must be given")
     results[trial("Krum", "ALIE", tuned=("lr=2",))] = Result(error="z must be given")
     sweep = Sweep({"rule": RULES}, better="min")
-    chosen = best_in_the_worst_column(list(results), 1, results, "val/loss", sweep.goodness)
+    chosen = best_in_the_worst_column(list(results), 1, results, "val/loss", sweep.goodness("val/loss"))
     assert {t.tuned for t in chosen} == {("lr=2",)}
 
 
@@ -261,7 +285,7 @@ def test_small_values_may_be_the_good_ones():
     }
     sweep = Sweep({"rule": RULES}, better="min")
     (panel,) = panels(sweep.axes, "rule", None, "val/loss", results)
-    assert list(table(panel, "rule", "val/loss", sweep.goodness)) == [
+    assert list(table(panel, "rule", "val/loss", sweep.goodness("val/loss"))) == [
         "| rule | val/loss |",
         "|---|---|",
         "| Mean | 2.5 |",
@@ -322,6 +346,43 @@ def test_curves_are_means_with_bands_over_the_rounds_that_all_seeds_have(tmp_pat
     deviation = np.std([50, 70], ddof=1)
     np.testing.assert_allclose([low[1], high[1]], [60 - deviation, 80 + deviation])
     assert not empty.lines
+
+
+def test_a_curve_of_one_validation_is_a_point(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,val/accuracy\n9,0.5\n")
+    results = {trial("Krum"): Result(tmp_path, {"val/accuracy": 0.5})}
+    (panel,) = panels(Sweep({"rule": {"Krum": {}}}).axes, "rule", None, "val/accuracy", results)
+    (axes,) = curves(panel, "val/accuracy").axes
+    assert (axes.lines[0].get_marker(), axes.get_title()) == ("o", "")
+
+
+def test_figures_are_those_of_the_last_call(tmp_path):
+    results = {trial(rule, "0"): Result(tmp_path, {"val/loss": 1.0}) for rule in RULES}
+    axes = Sweep({"rule": RULES, "f": ["0"]}).axes
+    for rows, columns, curve, names in (
+        ("rule", None, "val/loss", {"heat_map", "curves_f_0"}),
+        ("rule", "f", "val/loss", {"heat_map", "curves"}),
+        ("rule", "f", None, {"heat_map"}),
+    ):
+        tables = panels(axes, rows, columns, "val/loss", results)
+        write_figures(tmp_path, tables, rows, columns, "val/loss", curve, "")
+        assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+        assert len(list((tmp_path / "summary").iterdir())) == 1
+
+
+def test_all_that_is_logged_is_seen_but_the_counts(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,mine,val/loss,test/loss\n0,9,1.0,2.0,\n0,19,,1.0,3.0\n")
+    assert last_logged(tmp_path) == {"mine": 1.0, "val/loss": 1.0}
+    assert last_logged(tmp_path / "none") == {}
+
+
+def test_options_that_a_file_gives(tmp_path):
+    told = "model: {aggregator: {class_path: Krum, init_args: {num_byzantine: 3}}}\nnoise: {scale: 1}\nseed_everything: 2\n"
+    (tmp_path / "a.yaml").write_text(told)
+    (tmp_path / "b.yaml").write_bytes(b"\x89PNG")
+    names = {"model.aggregator", "model.aggregator.num_byzantine", "noise.scale", "seed_everything"}
+    assert given_by(str(tmp_path / "a.yaml")) == names
+    assert given_by(str(tmp_path / "b.yaml")) == given_by("missing.yaml") == set()
 
 
 def test_processes_take_the_gpus_in_turn(monkeypatch):
