@@ -32,7 +32,7 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.attacks import ALittleIsEnough, SignFlip
 from lightning_agg.attacks.base import Attack
 from lightning_agg.callbacks import ByzantineInjection
-from lightning_agg.data import LabelledImages, MNISTPool, WorkerPool
+from lightning_agg.data import MNISTPool, Samples, WorkerPool
 from lightning_agg.flat import trainable, unflatten
 from lightning_agg.gradients import worker_gradients
 from lightning_agg.models import MLP, ConvNet
@@ -59,7 +59,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
 Round = Callable[[], None]
 
 
-def our_round(model: nn.Module, data: LabelledImages, aggregator: Aggregator, attack: Attack) -> Round:
+def our_round(model: nn.Module, data: Samples, aggregator: Aggregator, attack: Attack) -> Round:
     """One round with the package's pieces, as ``ParameterServer.training_step`` puts them together."""
     shards = np.array_split(np.arange(len(data)), HONEST)
     pool = WorkerPool(data, shards, BATCH, seed=0)
@@ -159,13 +159,11 @@ def table(models: list[str], root: str | None, repeats: int | None) -> None:
     """Print a row for each model, aggregator and attack, and for the real files."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (SAMPLES, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    random = LabelledImages(pixels, torch.randint(10, (SAMPLES,), generator=generator))
+    random = Samples(pixels, torch.randint(10, (SAMPLES,), generator=generator))
     print("| data | model | aggregator | attack | ByzFL, CPU ms | ours, CPU ms | ratio |")
     print("|---|---|---|---|---|---|---|")
 
-    def row(
-        source: str, model: str, aggregator: str, attack: str, data: LabelledImages, dataset: Any
-    ) -> None:
+    def row(source: str, model: str, aggregator: str, attack: str, data: Samples, dataset: Any) -> None:
         name, make = MODELS[model]
         theirs = byzfl_round(name, dataset, data.labels, aggregator, attack)
         ours = our_round(make(), data, AGGREGATORS[aggregator](), ATTACKS[attack]())
@@ -183,7 +181,7 @@ def table(models: list[str], root: str | None, repeats: int | None) -> None:
         for model in models:
             for aggregator in ("Average", "TrMean"):
                 files = mnist(root)
-                data = LabelledImages(files.data[:, None], files.targets)
+                data = Samples(files.data[:, None], files.targets)
                 row("MNIST files", model, aggregator, "SignFlipping", data, files)
 
 

@@ -110,10 +110,16 @@ class PoolCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             told: BaseException | None = error
-            while told is not None and not isinstance(told, SettingError | ImportError):
+            while told is not None and not isinstance(
+                told, SettingError | ImportError | OSError | RuntimeError
+            ):
                 told = told.__cause__ or told.__context__
             if isinstance(told, ImportError):
                 told = SettingError(f"class_path must name a class whose packages are installed: {told}.")
+            if isinstance(told, OSError | RuntimeError):  # of a data set whose files are not there, say
+                told = SettingError(
+                    f"init_args must be settings that the class accepts: {type(told).__name__}: {told}"
+                )
             raise told or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_agg.partitioners import (
     IID,
+    ByGroup,
     ByLabel,
     Dirichlet,
     GammaSimilarity,
@@ -30,6 +31,7 @@ class PartitionerCase:
 CASES = [
     PartitionerCase("iid", IID, equal=True),
     PartitionerCase("by-label", ByLabel),
+    PartitionerCase("by-group", ByGroup),
     PartitionerCase("label-shards", LabelShards),
     PartitionerCase("dirichlet", lambda **kwargs: Dirichlet(alpha=0.05, **kwargs), fills=True),
     PartitionerCase("worker-dirichlet", lambda **kwargs: WorkerDirichlet(alpha=0.3, **kwargs), equal=True),

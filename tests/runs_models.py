@@ -75,3 +75,15 @@ class NoClasses(nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(64, 10)
+
+
+class Words(nn.Module):
+    """The mean of what stands for each word."""
+
+    def __init__(self, num_classes: int, num_words: int = 60) -> None:
+        super().__init__()
+        self.words = nn.Embedding(num_words, 8)
+        self.out = nn.Linear(8, num_classes)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(self.words(words).mean(1))

@@ -1,7 +1,7 @@
-"""Base class of all data: a resident image set, split, then divided among the workers."""
+"""Base class of all data: a resident data set, split, then divided among the workers."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import lightning as L
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from lightning_agg import seeding
-from lightning_agg.data.images import EvaluationBatches, LabelledImages
 from lightning_agg.data.pool import Rounds, Windows, WorkerPool
+from lightning_agg.data.samples import KINDS, EvaluationBatches, Samples
 from lightning_agg.errors import require, require_count
 from lightning_agg.partitioners import IID
 from lightning_agg.partitioners.base import Partitioner
@@ -18,10 +18,10 @@ from lightning_agg.partitioners.base import Partitioner
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a data set is before any setting applies: two image sets and the names of the classes."""
+    """What a data set is before any setting applies: two parts and the names of the classes."""
 
-    train: LabelledImages
-    test: LabelledImages
+    train: Samples
+    test: Samples
     classes: tuple[str, ...]
 
 
@@ -29,8 +29,8 @@ class PoolDataModule(L.LightningDataModule, ABC):
     """Training data divided among the workers of a pool; validation and test data held by the server.
 
     From the training set, a validation split and a public slice that the server holds are taken first, both
-    stratified by class; the rest is partitioned. The four parts are disjoint. Images stay on the device as one
-    uint8 tensor and are normalised when they are read.
+    stratified by class; the rest is partitioned. The four parts are disjoint. Samples stay on the device as one
+    tensor, images in uint8, and are normalised when they are read.
 
     To add a data set, subclass and define :meth:`load`.
 
@@ -41,8 +41,8 @@ class PoolDataModule(L.LightningDataModule, ABC):
         classes: Keep only these labels (CIFAR-2 is ``[0, 1]``); the model keeps all its outputs. All when null.
         val_size: Samples of the validation split; the data set's usual number when null.
         public_size: Samples of the server's public slice; the data set's usual number when null.
-        standardize: Subtract the channel means of the training samples and divide by their deviations; otherwise
-            pixels are in [0, 1].
+        standardize: Subtract the means of the training samples, per channel or feature, and divide by their deviations;
+            otherwise pixels are in [0, 1] and other numbers as they are.
         augment: Crop with a padding of 4 and mirror the training images.
         rounds_per_epoch: Rounds that make an epoch; when null, those in which the smallest shard is seen once.
         eval_batch_size: Samples of a batch in validation and test.
@@ -104,8 +104,16 @@ class PoolDataModule(L.LightningDataModule, ABC):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape ``(C, H, W)`` of one image."""
-        return tuple(self.test.images.shape[1:])
+        """Shape of one input, ``(C, H, W)`` of an image."""
+        return tuple(self.test.inputs.shape[1:])
+
+    @property
+    def example(self) -> torch.Tensor:
+        """An input ``(1, ...)`` to try a model on: zeros, or of indices the sample with the largest."""
+        inputs = self.pool.data.inputs
+        if inputs.dtype == torch.int64:
+            return inputs[inputs.flatten(1).amax(1).argmax()][None].cpu()
+        return torch.zeros(1, *self.sample_shape)
 
     def setup(self, stage: str) -> None:
         """Load, split and partition; the first call does the work."""
@@ -117,7 +125,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
             len(dataset.classes) > 1,
             f"data must have at least two classes, {type(self).__name__} has {len(dataset.classes)}.",
         )
-        self._check_images(dataset)
+        self._check_samples(dataset)
         train, test = self._kept(dataset.train), self._kept(dataset.test)
         labels = train.labels.numpy()
         val_size, public_size = self._sizes(len(labels))
@@ -125,9 +133,10 @@ class PoolDataModule(L.LightningDataModule, ABC):
         val, public, private = np.split(order, [val_size, val_size + public_size])
         private = np.sort(private)
         if self.standardize:
-            mean, std = train.take(private).statistics()
-            train, test = replace(train, mean=mean, std=std), replace(test, mean=mean, std=std)
-        shards = [private[shard] for shard in self.partitioner(labels[private], self.pool_size, self.seed)]
+            statistics = train.take(private).statistics()
+            train, test = train.standardized(*statistics), test.standardized(*statistics)
+        told = self._told_to_the_partitioner(train)[private]
+        shards = [private[shard] for shard in self.partitioner(told, self.pool_size, self.seed)]
         self._check_shards([len(shard) for shard in shards])
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         train = train.to(device)
@@ -175,7 +184,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
             return 1
         return max(1, min(map(len, self.pool.shards)) // (self.batch_size * self.local_steps))
 
-    def _kept(self, data: LabelledImages) -> LabelledImages:
+    def _kept(self, data: Samples) -> Samples:
         if self.classes is None:
             return data
         known = range(self.num_classes)
@@ -197,25 +206,56 @@ class PoolDataModule(L.LightningDataModule, ABC):
         )
         return val_size, public_size
 
-    @staticmethod
-    def _check_images(dataset: Dataset) -> None:
+    def _told_to_the_partitioner(self, train: Samples) -> np.ndarray:
+        if not self.partitioner.by_group:
+            return train.labels.numpy()
+        require(
+            train.groups is not None,
+            f"data.partitioner must not be {type(self.partitioner).__name__}: {type(self).__name__} does not say whom a sample"
+            " comes from.",
+        )
+        assert train.groups is not None
+        return train.groups.numpy()
+
+    def _check_samples(self, dataset: Dataset) -> None:
         for part, data in (("train", dataset.train), ("test", dataset.test)):
-            images, labels = data.images, data.labels
+            inputs, labels = data.inputs, data.labels
             require(
-                images.dtype == torch.uint8 and images.ndim == 4,
-                f"the {part} images of a data set must be uint8 of shape (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}.",
+                inputs.dtype in KINDS and (inputs.ndim == 4 if data.are_images else inputs.ndim >= 2),
+                f"the {part} inputs of a data set must be images, uint8 of shape (N, C, H, W), or float32 or int64 of shape (N, C, ...),"
+                f" got {inputs.dtype} of shape {tuple(inputs.shape)}.",
             )
             require(
-                labels.dtype == torch.int64 and labels.shape == images.shape[:1],
-                f"the {part} labels of a data set must be int64, one for each of the {len(images)} images, got {labels.dtype} of shape"
-                f" {tuple(labels.shape)}.",
+                bool(inputs.isfinite().all()),
+                f"the {part} inputs of a data set must be finite; {int((~inputs.isfinite()).sum())} numbers are not.",
             )
+            require(
+                not self.augment or data.are_images,
+                f"data.augment must be false where the inputs are no images, got {inputs.dtype} of shape {tuple(inputs.shape)}.",
+            )
+            require(
+                not self.standardize or inputs.dtype != torch.int64,
+                "data.standardize must be false where the inputs are indices (int64).",
+            )
+            for name, values in (("labels", labels), ("groups", data.groups)):
+                require(
+                    values is None or (values.dtype == torch.int64 and values.shape == inputs.shape[:1]),
+                    f"the {part} {name} of a data set must be int64, one for each of the {len(inputs)} inputs, got"
+                    f" {values.dtype if values is not None else None} of shape {tuple(values.shape) if values is not None else None}.",
+                )
             classes = len(dataset.classes)
             require(
                 len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < classes),
                 f"the {part} labels of a data set must be 0 to {classes - 1}, as it names {classes} classes, got"
                 f" {torch.unique(labels).tolist()}.",
             )
+        shapes = dataset.train.inputs.shape[1:], dataset.test.inputs.shape[1:]
+        kinds = dataset.train.inputs.dtype, dataset.test.inputs.dtype
+        require(
+            shapes[0] == shapes[1] and kinds[0] == kinds[1],
+            f"the train and test inputs of a data set must be alike, got {kinds[0]} of shape {tuple(shapes[0])} each, and {kinds[1]} of shape"
+            f" {tuple(shapes[1])}.",
+        )
 
     def _check_shards(self, sizes: list[int]) -> None:
         require(
@@ -239,3 +279,19 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
     within = np.arange(len(labels)) - np.repeat(starts, counts)
     quantile = (within + 0.5) / np.repeat(counts, counts)
     return by_class[np.argsort(quantile, kind="stable")]
+
+
+def held_out(data: Samples, fraction: float, purpose: str) -> tuple[Samples, Samples]:
+    """A stratified ``fraction`` of a data set that has no test part, drawn from ``purpose`` alone, and the rest.
+
+    Raises:
+        SettingError: If that is not a single sample.
+    """
+    size = round(fraction * len(data))
+    require(
+        size > 0,
+        f"data.test_fraction must hold out at least one sample (test_fraction = {fraction}, samples = {len(data)}).",
+    )
+    order = stratified_order(data.labels.numpy(), seeding.generator(0, purpose))
+    test, train = np.split(order, [size])
+    return data.take(test), data.take(train)

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from lightning_agg import seeding
 from lightning_agg.data.base import Dataset, PoolDataModule, stratified_order
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples
 
 
 class DigitsPool(PoolDataModule):
@@ -30,7 +30,7 @@ class DigitsPool(PoolDataModule):
         """Read the digits from scikit-learn's own files."""
         digits = load_digits()
         images = torch.from_numpy(np.rint(digits.images * 255 / 16).astype(np.uint8))[:, None]
-        data = LabelledImages(images, torch.from_numpy(digits.target).long())
+        data = Samples(images, torch.from_numpy(digits.target).long())
         order = stratified_order(digits.target, seeding.generator(0, "digits test set"))
         test, train = np.split(order, [self.test_size])
         return Dataset(data.take(train), data.take(test), tuple(map(str, digits.target_names)))

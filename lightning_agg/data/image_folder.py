@@ -9,9 +9,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as V
 
-from lightning_agg import seeding
-from lightning_agg.data.base import Dataset, PoolDataModule, stratified_order
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.base import Dataset, PoolDataModule, held_out
+from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require
 
 
@@ -53,17 +52,9 @@ class ImageFolderPool(PoolDataModule):
         """
         index = self._index()
         images = torch.stack([self._read(index, path) for path, _ in index.samples])
-        labels = np.array(index.targets)
-        data = LabelledImages(images, torch.from_numpy(labels).long())
-        order = stratified_order(labels, seeding.generator(0, "image folder test set"))
-        test_size = round(self.test_fraction * len(labels))
-        require(
-            test_size > 0,
-            f"data.test_fraction must hold out at least one image (test_fraction = {self.test_fraction}, images ="
-            f" {len(labels)}).",
-        )
-        test, train = np.split(order, [test_size])
-        return Dataset(data.take(train), data.take(test), tuple(index.classes))
+        data = Samples(images, torch.tensor(index.targets))
+        test, train = held_out(data, self.test_fraction, "image folder test set")
+        return Dataset(train, test, tuple(index.classes))
 
     def _index(self) -> ImageFolder:
         try:

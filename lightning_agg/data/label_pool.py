@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 
 from lightning_agg.data.base import Dataset, PoolDataModule
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples
 from lightning_agg.partitioners import ByLabel
 from lightning_agg.partitioners.base import Partitioner
 
@@ -46,5 +46,5 @@ class LabelPool(PoolDataModule):
         return Dataset(_samples(labels.repeat(3)), _samples(labels), names)
 
 
-def _samples(labels: torch.Tensor) -> LabelledImages:
-    return LabelledImages(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)
+def _samples(labels: torch.Tensor) -> Samples:
+    return Samples(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels)

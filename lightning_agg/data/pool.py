@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_agg import seeding
-from lightning_agg.data.images import LabelledImages, crop_and_flip
+from lightning_agg.data.augment import crop_and_flip
+from lightning_agg.data.samples import Samples
 from lightning_agg.partitioners.base import Shards
 
 
@@ -19,7 +20,7 @@ class RoundBatch(NamedTuple):
         round: Index t of the round, from 0.
         workers: Pool-wide indices of all workers taking part, in row order.
         local: Those of them whose batches are here: m, a contiguous block of ``workers``.
-        inputs: ``(m, L, B, ...)`` images for L local steps.
+        inputs: ``(m, L, B, ...)`` for L local steps.
         targets: ``(m, L, B)`` labels.
         weights: ``(m, L, B)``, 1 for a sample and 0 for padding; ``None`` where nothing is padded.
     """
@@ -33,7 +34,7 @@ class RoundBatch(NamedTuple):
 
 
 class WorkerPool:
-    """The shards of M workers over one resident image set.
+    """The shards of M workers over one resident data set.
 
     A worker goes through its shard in a fresh random order each epoch, dropping the incomplete last batch.
 
@@ -47,7 +48,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        data: LabelledImages,
+        data: Samples,
         shards: Shards,
         batch_size: int | Literal["full"],
         seed: int,

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, VisionDataset
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, VisionDataset
 
 from lightning_agg.data.base import Dataset, PoolDataModule
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError
+
+FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
+"""Where torchvision looks for a data set, if not in a folder of its name."""
 
 
 class TorchvisionPool(PoolDataModule):
@@ -46,7 +49,7 @@ class TorchvisionPool(PoolDataModule):
             SettingError: If the files are missing or damaged.
         """
         train, test = self._open(train=True), self._open(train=False)
-        return Dataset(_images(train), _images(test), tuple(train.classes))
+        return Dataset(_samples(train), _samples(test), tuple(train.classes))
 
     def _open(self, train: bool, download: bool = False) -> Any:
         name = type(self).dataset.__name__
@@ -62,7 +65,7 @@ class TorchvisionPool(PoolDataModule):
             raise SettingError(
                 f"data.root must hold the files of {name} (root = {self.root}), and data.download is"
                 f" {str(self.download).lower()}: set data.download to true to fetch them, or data.root to the folder that"
-                f" holds {'cifar-10-batches-py' if name == 'CIFAR10' else name + '/raw'}."
+                f" holds {FOLDERS.get(name, name + '/raw')}."
             ) from error
         except (ValueError, AssertionError, EOFError, OSError) as error:
             raise (self._not_fetched if download else self._damaged)(name, error) from error
@@ -131,7 +134,24 @@ class CIFAR10Pool(TorchvisionPool):
     dataset = CIFAR10
 
 
-def _images(dataset: Any) -> LabelledImages:
+class CIFAR100Pool(TorchvisionPool):
+    """CIFAR-100: 50,000 training and 10,000 test images of objects of 100 classes, 32 x 32, RGB.
+
+    The usual sizes are 5,000 validation and 1,000 public samples.
+
+    Reference:
+        Krizhevsky, *Learning multiple layers of features from tiny images*, technical report, 2009.
+
+    Args:
+        root: Folder that holds ``cifar-100-python``.
+        download: Fetch the files if they are missing.
+        kwargs: See :class:`PoolDataModule`.
+    """
+
+    dataset = CIFAR100
+
+
+def _samples(dataset: Any) -> Samples:
     images = torch.as_tensor(dataset.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return LabelledImages(images, torch.as_tensor(dataset.targets).long())
+    return Samples(images, torch.as_tensor(dataset.targets).long())

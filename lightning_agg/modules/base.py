@@ -120,10 +120,10 @@ class PoolModule(L.LightningModule, ABC):
         """The model for the data at hand that a setting asks for, initialised from (seed, purpose) alone.
 
         Raises:
-            SettingError: If the model cannot be trained by a pool, or does not fit the images.
+            SettingError: If the model cannot be trained by a pool, or does not fit the inputs.
         """
         data = self.data
-        sample = torch.zeros(1, *data.sample_shape)
+        sample = data.example
         with seeding.isolated(self.seed, purpose):
             try:
                 model = factory(data.num_classes)
@@ -139,9 +139,9 @@ class PoolModule(L.LightningModule, ABC):
                 output = model(sample)
                 state = torch.get_rng_state()
                 model(sample)  # a second time: the first one may have initialised lazy layers
-            except RuntimeError as error:
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
                 raise SettingError(
-                    f"{setting} must accept images of shape {tuple(sample.shape[1:])};"
+                    f"{setting} must accept inputs of shape {tuple(sample.shape[1:])}, {sample.dtype};"
                     f" {type(model).__name__} does not: {error}"
                 ) from error
             draws = not torch.equal(state, torch.get_rng_state())
@@ -153,7 +153,7 @@ class PoolModule(L.LightningModule, ABC):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         require(
             shape == (1, data.num_classes),
-            f"{setting} must give one output per class, shape (1, {data.num_classes}) for one image;"
+            f"{setting} must give one output per class, shape (1, {data.num_classes}) for one input;"
             f" {type(model).__name__} gives {shape}.",
         )
         require(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_agg import flat
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.recurrent import Recurrent
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples, as_precise
 from lightning_agg.modules.base import OptimizerFactory
 from lightning_agg.modules.inner_problem import PoolProblem, evaluate
 from lightning_agg.unroll import InnerState, Round, advance
@@ -108,17 +108,17 @@ def play(
     parameters: Tensor,
     episode: int,
     horizon: int,
-    data: LabelledImages,
+    data: Samples,
 ) -> Curve:
     """``horizon`` rounds of ``episode`` from its initial ``parameters``, measured on ``data``."""
     model, batch_size = problem.learner.model, problem.learner.data.eval_batch_size
-    images, labels = data.read(torch.arange(len(data), device=data.labels.device))
-    images = images.to(parameters.dtype)
+    inputs, labels = data.read(torch.arange(len(data), device=data.labels.device))
+    inputs = as_precise(inputs, parameters.dtype)
     marks = range(0, horizon + 1, max(1, horizon // POINTS))[1:]
     losses = []
     for step in range(horizon):
         parameters = server(parameters, problem.round(parameters, episode, step), step)
         if step + 1 in marks:
-            losses.append(evaluate(model, parameters, images, labels, batch_size)[0])
-    loss, accuracy = evaluate(model, parameters, images, labels, batch_size)
+            losses.append(evaluate(model, parameters, inputs, labels, batch_size)[0])
+    loss, accuracy = evaluate(model, parameters, inputs, labels, batch_size)
     return Curve(torch.tensor(marks), torch.stack(losses), loss, accuracy)

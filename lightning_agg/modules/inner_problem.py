@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_agg import flat
 from lightning_agg.aggregators.context import Context
 from lightning_agg.data.pool import RoundBatch
+from lightning_agg.data.samples import as_precise
 from lightning_agg.gradients import worker_gradients
 from lightning_agg.unroll import InnerProblem, Round
 
@@ -65,7 +66,7 @@ class PoolProblem(InnerProblem):
         learner = self.learner
         index, workers = episode * STRIDE + step, tuple(range(learner.pool_size))
         inputs, targets, weights = learner.data.pool.batch(workers, index)
-        inputs = inputs.to(next(learner.model.parameters()).dtype)
+        inputs = as_precise(inputs, next(learner.model.parameters()).dtype)
         weights = None if weights is None else weights[:, None]
         batch = RoundBatch(index, workers, workers, inputs[:, None], targets[:, None], weights)
         for callback in learner.pool_callbacks():
@@ -114,9 +115,9 @@ def _scaled(context: Context, scaling: Tensor) -> Context:
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, parameters: Tensor, images: Tensor, labels: Tensor, batch_size: int
+    model: torch.nn.Module, parameters: Tensor, inputs: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and accuracy of ``model`` at ``parameters`` ``(d,)``, ``batch_size`` images at a time."""
+    """Mean loss and accuracy of ``model`` at ``parameters`` ``(d,)``, ``batch_size`` samples at a time."""
     values = flat.unflatten(parameters, flat.trainable(model))
-    logits = torch.cat([functional_call(model, values, (part,)) for part in torch.split(images, batch_size)])
+    logits = torch.cat([functional_call(model, values, (part,)) for part in torch.split(inputs, batch_size)])
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()

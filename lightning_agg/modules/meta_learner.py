@@ -16,7 +16,7 @@ from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require, require_count, require_non_negative, require_positive
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
@@ -264,7 +264,7 @@ class MetaLearner(PoolModule):
         """``(d,)`` fresh parameters: a function of (seed, episode)."""
         with seeding.isolated(self.seed, f"model/{episode}"):
             model = self.make_model(self.num_classes)
-            model(torch.zeros(1, *self.data.sample_shape))  # lazy layers
+            model(self.data.example)  # lazy layers
         return flat.flatten(flat.trainable(model))
 
     def scaling(self, episode: int) -> Tensor | float:
@@ -337,7 +337,7 @@ class MetaLearner(PoolModule):
 
     @torch.inference_mode(False)  # the workers' gradients need what inference mode takes away
     @torch.no_grad()
-    def _play(self, index: int, data: LabelledImages, stage: str) -> Curve:
+    def _play(self, index: int, data: Samples, stage: str) -> Curve:
         number = {"val": VALIDATION_EPISODES, "test": TEST_EPISODES}[stage] + index
         start = self.initial_parameters(number).to(self.inner_parameters)
 

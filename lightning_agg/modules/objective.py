@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_agg.data.pool import WorkerPool
+from lightning_agg.data.samples import as_precise
 from lightning_agg.flat import trainable
 from lightning_agg.losses import sample_losses
 
@@ -37,8 +38,8 @@ def worker_objective_gradients(
             shard = pool.shards[worker][: None if num_samples == "full" else num_samples]
             row = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=device)
             for indices in torch.split(torch.from_numpy(shard).to(device), batch_size):
-                images, labels = pool.data.read(indices)
-                losses = sample_losses(model)(model(images.to(row.dtype)), labels)
+                inputs, labels = pool.data.read(indices)
+                losses = sample_losses(model)(model(as_precise(inputs, row.dtype)), labels)
                 loss = losses.sum() / len(shard)
                 row += torch.cat(
                     [g.flatten() for g in torch.autograd.grad(loss, parameters, materialize_grads=True)]

@@ -6,6 +6,7 @@ indices per worker. Every sample goes to exactly one worker.
 =====================  ================================================================================
 labels alike           :class:`IID`, :class:`QuantitySkew` (unequal sizes)
 few labels per worker  :class:`ByLabel` (exclusive), :class:`LabelShards`
+whole persons          :class:`ByGroup`, where the data knows them
 by degrees             :class:`Dirichlet`, :class:`WorkerDirichlet`, :class:`GammaSimilarity` (equal sizes)
 =====================  ================================================================================
 
@@ -17,6 +18,7 @@ Example:
 """
 
 from lightning_agg.partitioners.base import Partitioner, Shards
+from lightning_agg.partitioners.by_group import ByGroup
 from lightning_agg.partitioners.by_label import ByLabel
 from lightning_agg.partitioners.dirichlet import Dirichlet
 from lightning_agg.partitioners.gamma_similarity import GammaSimilarity
@@ -27,6 +29,7 @@ from lightning_agg.partitioners.worker_dirichlet import WorkerDirichlet
 
 __all__ = [
     "IID",
+    "ByGroup",
     "ByLabel",
     "Dirichlet",
     "GammaSimilarity",

@@ -21,6 +21,9 @@ class Partitioner(ABC):
         seed: Seed of the partition alone; ``data.seed`` when ``None``.
     """
 
+    by_group: bool = False
+    """Whether it is given whom each sample comes from, in place of its label."""
+
     def __init__(self, min_size: int = 1, seed: int | None = None) -> None:
         require(min_size >= 1, f"partitioner.min_size must be at least 1, got {min_size}.")
         self.min_size = min_size

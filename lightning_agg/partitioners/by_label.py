@@ -37,7 +37,7 @@ class ByLabel(Partitioner):
 
     def split(self, labels: np.ndarray, pool_size: int, rng: np.random.Generator) -> Shards:
         """Classes over workers, or workers over classes, whichever are more."""
-        classes = by_class(labels, rng)
+        classes = self.in_order(by_class(labels, rng), rng)
         if pool_size <= len(classes):
             blocks = deal(np.arange(len(classes)), equal_sizes(len(classes), pool_size))
             return [np.concatenate([classes[index] for index in block]) for block in blocks]
@@ -47,3 +47,7 @@ class ByLabel(Partitioner):
             for members, workers in zip(classes, sharers, strict=True)
             for shard in np.array_split(members, workers)
         ]
+
+    def in_order(self, classes: Shards, rng: np.random.Generator) -> Shards:
+        """The classes in the order in which they are dealt."""
+        return classes

@@ -159,7 +159,7 @@ def test_a_model_that_draws_random_numbers_is_refused(tmp_path):
 
 
 def test_a_model_of_the_wrong_shape_is_refused(tmp_path):
-    with pytest.raises(SettingError, match=re.escape("model.model must accept images of shape (1, 8, 8)")):
+    with pytest.raises(SettingError, match=re.escape("model.model must accept inputs of shape (1, 8, 8)")):
         run("fit", tmp_path, "--model.model=runs_models.Wide", "--trainer.max_steps=2")
 
 

@@ -5,21 +5,25 @@ import pytest
 import torch
 from PIL import Image
 from runs import SHARED_DATA
+from torch.utils.data import TensorDataset
 
 from lightning_agg.data import (
+    ArrayPool,
     CIFAR10Pool,
+    DatasetPool,
     DigitsPool,
     ImageFolderPool,
-    LabelledImages,
     MNISTPool,
     Rounds,
+    Samples,
     WorkerPool,
 )
+from lightning_agg.data.augment import crop_and_flip
 from lightning_agg.data.base import Dataset, PoolDataModule, stratified_order
-from lightning_agg.data.images import EvaluationBatches, crop_and_flip
 from lightning_agg.data.pool import block, participants
+from lightning_agg.data.samples import EvaluationBatches, as_precise
 from lightning_agg.errors import SettingError
-from lightning_agg.partitioners import IID, QuantitySkew
+from lightning_agg.partitioners import IID, ByGroup, QuantitySkew
 from lightning_agg.seeding import generator
 
 real_files = pytest.mark.skipif(
@@ -32,8 +36,8 @@ def ready(data):
     return data
 
 
-def identities(images: LabelledImages) -> set[bytes]:
-    return {image.numpy().tobytes() for image in images.images}
+def identities(images: Samples) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images.inputs}
 
 
 def test_the_four_parts_are_disjoint_and_together_everything():
@@ -171,7 +175,7 @@ def test_pixels_are_scaled_or_standardised():
 
 
 def test_evaluation_sees_every_sample_once():
-    data = LabelledImages(torch.zeros(25, 1, 2, 2, dtype=torch.uint8), torch.arange(25))
+    data = Samples(torch.zeros(25, 1, 2, 2, dtype=torch.uint8), torch.arange(25))
     batches = EvaluationBatches(data, 10)
     assert [len(labels) for _, labels in batches] == [10, 10, 5]
     assert len(batches) == 3
@@ -212,11 +216,11 @@ def test_images_of_the_user(tmp_path):
     assert data.sample_shape == (3, 8, 8)
     assert len(data.test) == 12
     assert len(data.val) == 4
-    bright = data.test.images.float().mean(dim=(1, 2, 3)) > 128
+    bright = data.test.inputs.float().mean(dim=(1, 2, 3)) > 128
     assert torch.equal(bright.long(), data.test.labels)
     other = ready(ImageFolderPool(str(tmp_path), image_size=8, pool_size=4, batch_size=4, seed=1))
-    assert torch.equal(other.test.images, data.test.images)
-    assert not torch.equal(other.val.images, data.val.images)
+    assert torch.equal(other.test.inputs, data.test.inputs)
+    assert not torch.equal(other.val.inputs, data.val.inputs)
     deep = ImageFolderPool(str(tmp_path))
     Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "16 bits.png")
     assert deep._read(deep._index(), str(tmp_path / "16 bits.png")).unique().tolist() == [100]
@@ -230,7 +234,7 @@ def test_the_original_files_are_read():
     assert [len(data.val), len(data.public), len(data.test)] == [5000, 1000, 10000]
     assert [len(shard) for shard in data.pool.shards] == [5400] * 10
     # Known of MNIST: pixel mean 0.1307 and the first test digits.
-    assert data.pool.data.images.float().mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert data.pool.data.inputs.float().mean() / 255 == pytest.approx(0.1307, abs=1e-4)
     assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
@@ -245,7 +249,7 @@ def test_cifar_is_read():
 
 
 def test_a_pool_needs_no_trainer():
-    data = LabelledImages(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6))
+    data = Samples(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6))
     pool = WorkerPool(data, [np.array([0, 1, 2]), np.array([3, 4, 5])], batch_size=3, seed=0)
     assert sorted(pool.batch([1], 0)[1][0].tolist()) == [3, 4, 5]
     assert pool.label_counts(6).tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
@@ -257,7 +261,7 @@ def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "only" / f"{i}.png")
     with pytest.raises(SettingError, match="at least two classes, ImageFolderPool has 1"):
         ready(ImageFolderPool(str(tmp_path)))
-    with pytest.raises(SettingError, match=r"test_fraction = 0.01, images = 20"):
+    with pytest.raises(SettingError, match=r"test_fraction = 0.01, samples = 20"):
         ready(ImageFolderPool(str(tmp_path), test_fraction=0.01))
 
 
@@ -276,24 +280,190 @@ def test_two_of_the_digits_leave_something_to_train_on():
     assert len(data.val) > len(data.public) > 10
 
 
+class Own(PoolDataModule):
+    """What a user writes for data that is in memory."""
+
+    def __init__(self, data: Samples, **kwargs) -> None:
+        super().__init__(pool_size=2, batch_size=2, **kwargs)
+        self.data = data
+
+    def load(self):
+        return Dataset(self.data, self.data, tuple("abcd"))
+
+    def usual_sizes(self, num_samples):
+        return 4, 4
+
+
+IMAGES, TABLE = torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.arange(120.0).view(40, 3)
+LABELS = torch.arange(40) % 4
+
+
 @pytest.mark.parametrize(
-    ("images", "labels", "message"),
+    ("data", "settings", "message"),
     [
-        (torch.zeros(40, 1, 2, 2), torch.arange(40) % 4, "must be uint8 of shape"),
-        (torch.zeros(40, 2, 2, dtype=torch.uint8), torch.arange(40) % 4, "must be uint8 of shape"),
-        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), (torch.arange(40) % 4).int(), "must be int64"),
-        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.arange(39) % 4, "one for each of the 40 images"),
-        (torch.zeros(40, 1, 2, 2, dtype=torch.uint8), 1 + torch.arange(40) % 4, "must be 0 to 3"),
+        (Samples(IMAGES.double(), LABELS), {}, "must be images, uint8 of shape"),
+        (Samples(IMAGES[:, 0], LABELS), {}, "must be images, uint8 of shape"),
+        (
+            Samples(TABLE[:, 0], LABELS),
+            {},
+            r"or float32 or int64 of shape .*, got torch.float32 of shape \(40,\)",
+        ),
+        (Samples(TABLE / 0, LABELS), {}, "train inputs of a data set must be finite; 120 numbers are not"),
+        (Samples(IMAGES, LABELS.int()), {}, "must be int64"),
+        (Samples(IMAGES, LABELS[:39]), {}, "one for each of the 40 inputs"),
+        (Samples(IMAGES, 1 + LABELS), {}, "must be 0 to 3"),
+        (
+            Samples(IMAGES, LABELS, groups=LABELS[:3]),
+            {},
+            "train groups of a data set must be int64, one for each",
+        ),
+        (
+            Samples(TABLE, LABELS),
+            {"augment": True},
+            "data.augment must be false where the inputs are no images",
+        ),
+        (Samples(TABLE.long(), LABELS), {"standardize": True}, "data.standardize must be false where"),
+        (Samples(TABLE, LABELS), {"partitioner": ByGroup()}, "must not be ByGroup: Own does not say whom"),
     ],
 )
-def test_what_a_data_set_of_ones_own_must_hold(images, labels, message):
-    class Own(PoolDataModule):
-        def load(self):
-            data = LabelledImages(images, labels)
-            return Dataset(data, data, tuple("abcd"))
-
-        def usual_sizes(self, num_samples):
-            return 4, 4
-
+def test_what_a_data_set_of_ones_own_must_hold(data, settings, message):
     with pytest.raises(SettingError, match=message):
-        ready(Own(pool_size=2, batch_size=2))
+        ready(Own(data, **settings))
+
+
+def test_both_parts_must_be_alike():
+    class Unlike(Own):
+        def load(self):
+            return Dataset(self.data, Samples(TABLE[:, :2], LABELS), tuple("abcd"))
+
+    with pytest.raises(
+        SettingError, match=r"must be alike, got torch.float32 of shape \(3,\) each, and torch.float32"
+    ):
+        ready(Unlike(Samples(TABLE, LABELS)))
+
+
+def test_numbers_are_read_as_they_are_or_standardised():
+    plain, standard = ready(Own(Samples(TABLE, LABELS))), ready(Own(Samples(TABLE, LABELS), standardize=True))
+    every = torch.arange(40)
+    assert torch.equal(plain.pool.data.read(every)[0], TABLE)
+    assert torch.equal(plain.example, torch.zeros(1, 3))
+    shards = torch.from_numpy(np.concatenate(standard.pool.shards))
+    read, _ = standard.pool.data.read(shards)
+    torch.testing.assert_close(read.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(read.std(0, correction=0), torch.ones(3))
+    torch.testing.assert_close(
+        standard.test.read(every)[0], (TABLE - TABLE[shards].mean(0)) / TABLE[shards].std(0, correction=0)
+    )
+    assert torch.equal(standard.pool.data.inputs, TABLE)
+
+
+def test_indices_stay_indices():
+    data = ready(Own(Samples(TABLE.long(), LABELS)))
+    inputs, _, _ = data.pool.batch([0, 1], 0)
+    assert inputs.dtype == torch.int64
+    assert data.example.tolist() == [[117, 118, 119]]
+    assert as_precise(inputs, torch.float64).dtype == torch.int64
+
+
+def test_arrays_of_the_user(tmp_path):
+    rng = generator(0, "arrays")
+    x, y, groups = rng.normal(size=(60, 3, 5)), np.arange(60) % 3, np.arange(60) // 6
+    path = tmp_path / "own.npz"
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:6], "y_test": y[:6]}
+    settings = {"pool_size": 5, "batch_size": 2, "val_size": 9, "public_size": 3}
+    np.savez(path, **arrays, group_train=groups, classes=["red", "green", "blue"])
+    data = ready(ArrayPool(str(path), partitioner=ByGroup(), **settings))
+    assert (data.class_names, data.sample_shape) == (("red", "green", "blue"), (3, 5))
+    np.testing.assert_array_equal(data.test.inputs.numpy(), x[:6].astype(np.float32))
+    held = [set(data.pool.data.groups[shard].tolist()) for shard in data.pool.shards]
+    assert sum(map(len, held)) == len(set().union(*held)) == 10
+    np.savez(
+        path,
+        **{
+            **arrays,
+            "x_train": np.full((60, 4, 4, 3), 7, np.uint8),
+            "x_test": np.zeros((6, 4, 4, 3), np.uint8),
+        },
+    )
+    images = ready(ArrayPool(str(path), **settings))
+    assert (images.class_names, images.sample_shape) == (("0", "1", "2"), (3, 4, 4))
+    assert images.pool.data.read(torch.tensor([0]))[0].unique().item() == pytest.approx(7 / 255)
+    np.savez(path, **{**arrays, "x_train": np.ones((60, 4), np.int32), "x_test": np.ones((6, 4), np.int16)})
+    assert ready(ArrayPool(str(path), **settings)).test.inputs.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((4, 2))}, "without y_train, x_test, y_test"),
+        (
+            {"x_train": np.zeros((4, 2), np.uint8)},
+            r"x_train must be images .* where it is uint8, got shape \(4, 2\)",
+        ),
+        ({"x_train": np.array([["a"]] * 4)}, "x_train must be numbers, got <U1"),
+        ({"y_train": np.zeros(4)}, "y_train must be numbers, whole ones, got float64"),
+        ({"x_train": np.array([None] * 4)}, "without Python objects"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_told(arrays, message, tmp_path):
+    good = {
+        "x_train": np.zeros((4, 2)),
+        "y_train": np.arange(4),
+        "x_test": np.zeros((4, 2)),
+        "y_test": np.arange(4),
+    }
+    np.savez(tmp_path / "own.npz", **(arrays if message.startswith("without y") else {**good, **arrays}))
+    with pytest.raises(SettingError, match=message):
+        ready(ArrayPool(str(tmp_path / "own.npz")))
+
+
+def test_files_that_hold_no_arrays_are_told(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    for name in ("text.npz", "missing.npz"):
+        with pytest.raises(
+            SettingError, match=f"data.path must be a file that numpy.savez has written.*{name}"
+        ):
+            ready(ArrayPool(str(tmp_path / name)))
+
+
+class Pictures(torch.utils.data.Dataset):
+    classes = ("dark", "light")
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return Image.new("L", (4, 3), 20 + 200 * (index % 2)), index % 2, index // 4
+
+
+def test_any_data_set_of_torch():
+    settings = {"pool_size": 4, "batch_size": 2}
+    data = ready(DatasetPool(Pictures(), partitioner=ByGroup(), **settings))
+    assert (data.class_names, data.sample_shape, len(data.test)) == (("dark", "light"), (1, 3, 4), 8)
+    assert torch.equal((data.test.inputs.float().mean(dim=(1, 2, 3)) > 128).long(), data.test.labels)
+    owners = [set(data.pool.data.groups[shard].tolist()) for shard in data.pool.shards]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    assert identities(ready(DatasetPool(Pictures(), seed=1, **settings)).test) == identities(data.test)
+    table = TensorDataset(TABLE.double(), LABELS)
+    read = ready(DatasetPool(table, TensorDataset(TABLE[:5], LABELS[:5]), **settings))
+    assert torch.equal(read.pool.data.inputs, TABLE)
+    assert (read.class_names, len(read.test), read.test.groups) == (("0", "1", "2", "3"), 5, None)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "data.train must be a data set with a length of at least 1, got list"),
+        (
+            [torch.zeros(3)],
+            "data.train must give an input and its label, and perhaps a group, got Tensor for sample 0",
+        ),
+        ([(torch.zeros(3), 0), (torch.zeros(2), 1)], "inputs of one shape .*equal size"),
+        ([("text", 0)], "inputs of one shape that are images or numbers"),
+        ([(torch.zeros(3), "zero")], "labels that are whole numbers"),
+        ([(torch.zeros(3), 0)], r"at least one sample \(test_fraction = 0.2, samples = 1\)"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_are_told(source, message):
+    with pytest.raises(SettingError, match=message):
+        ready(DatasetPool(source))

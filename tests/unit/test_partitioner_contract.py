@@ -13,6 +13,7 @@ from lightning_agg import partitioners
 from lightning_agg.errors import SettingError
 from lightning_agg.partitioners import (
     IID,
+    ByGroup,
     ByLabel,
     Dirichlet,
     GammaSimilarity,
@@ -98,9 +99,9 @@ def test_min_size_is_kept_or_refused(case: PartitionerCase):
         if case.fills or case.equal:
             assert min(map(len, case.make(min_size=40, seed=seed)(targets, 10))) == 40
             assert min(map(len, case.make(min_size=17, seed=seed)(targets, 10))) >= 17
-        elif case.make is ByLabel:  # class 0 has fewer than 17 samples
+        elif case.make in (ByLabel, ByGroup):  # class 0 has fewer than 17 samples
             with pytest.raises(
-                SettingError, match=r"ByLabel gives worker 0 a shard of \d+ samples, .*min_size = 17"
+                SettingError, match=r"By\w+ gives worker \d a shard of \d+ samples, .*min_size = 17"
             ):
                 case.make(min_size=17, seed=seed)(targets, 10)
         else:
@@ -192,3 +193,14 @@ def test_quantity_skew_grows_as_alpha_falls():
 def test_errors_name_setting_rule_and_value(call, message):
     with pytest.raises(SettingError, match=message):
         call()
+
+
+def test_groups_stay_together_and_are_dealt_at_random():
+    groups = labels(400, num_classes=23)
+    for pool_size in (1, 5, 23):
+        held = [set(groups[shard]) for shard in ByGroup(seed=1)(groups, pool_size)]
+        assert len(set().union(*held)) == sum(map(len, held)) == 23
+        assert max(map(len, held)) - min(map(len, held)) <= 1
+    first, second = (ByGroup(seed=seed)(groups, 23) for seed in (1, 2))
+    assert [set(groups[shard]) for shard in first] != [set(groups[shard]) for shard in second]
+    assert [groups[shard[0]] for shard in first] != sorted(set(groups))

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_agg import flat, seeding
-from lightning_agg.data.images import LabelledImages
+from lightning_agg.data.samples import Samples
 from lightning_agg.models import MLP, ConvNet
 from lightning_agg.modules.public import server_context
 
@@ -16,7 +16,7 @@ def test_public_losses_are_those_of_the_model_at_each_vector(make_model: type[nn
     torch.manual_seed(0)
     model = make_model(10)
     images = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8)
-    public = LabelledImages(images, torch.randint(0, 10, (30,)))
+    public = Samples(images, torch.randint(0, 10, (30,)))
     model(torch.zeros(1, 3, 8, 8))
     start = flat.flatten(flat.trainable(model)).detach()
     vectors = start + 0.1 * torch.randn(4, len(start))
