@@ -38,8 +38,8 @@ def contiguous_blocks(
     dtype: torch.dtype, gradients: Tensor, *vectors: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
     """The :func:`narrow_blocks`, the first contiguous and of the dtype: only to read, until the next is asked for."""
-    if gradients.dtype == dtype and gradients.is_contiguous() and gradients.shape[1] <= _width(gradients):
-        yield gradients, *vectors
+    if gradients.shape[1] <= _width(gradients):
+        yield gradients.to(dtype).contiguous(), *vectors
         return
     scratch = _scratch(gradients, dtype)
     for block, *parts in narrow_blocks(gradients, *vectors):
@@ -71,9 +71,10 @@ def squared_distances(gradients: Tensor, exact: bool = False) -> Tensor:
     Each to the precision of float64 where ``exact``, else at least to that of the rows.
     """
     if len(gradients) <= FEW:
-        wide = torch.promote_types(gradients.dtype, torch.float64 if exact else torch.float32)
-        distances = _by_differences(gradients, wide)
-        return distances if _squares_fit(distances.sqrt()) else _by_differences(gradients, torch.float64)
+        lengths = _pairs_by_differences(gradients, torch.float64 if exact else wide_dtype(gradients))
+        if not _squares_fit(lengths):
+            lengths = _pairs_by_differences(gradients, torch.float64)
+        return torch.cat([lengths, lengths.new_zeros(1)]).square_().take(_places(len(gradients), lengths.device))
     distances = torch.full((len(gradients),) * 2, torch.inf, dtype=torch.float64, device=gradients.device)
     unknown = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
     while bool(unknown.any()):
@@ -115,21 +116,18 @@ def _products(rows: Tensor) -> Tensor:
     return torch.from_numpy(products)
 
 
-def _by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:
-    """:func:`squared_distances` from all pairs of rows, taken in ``dtype``."""
-    blocks = contiguous_blocks(dtype, gradients)
-    squares = [torch.nn.functional.pdist(rows).double().square_() for (rows,) in blocks]
-    pairs = torch.stack(squares).sum(dim=0) if len(squares) > 1 else squares[0]
-    return torch.cat([pairs, pairs.new_zeros(1)])[_places(len(gradients)).to(pairs.device)]
+def _pairs_by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:
+    """Distances of all pairs of rows, float64, in the order of ``pdist``: from their differences, taken in ``dtype``."""
+    return _length([torch.nn.functional.pdist(rows) for (rows,) in contiguous_blocks(dtype, gradients)])
 
 
 @lru_cache(maxsize=FEW)
-def _places(size: int) -> Tensor:
-    """``(size, size)``: where ``pdist`` has the distance of each pair of rows, and at the end a zero for the diagonal."""
+def _places(size: int, device: torch.device) -> Tensor:
+    """``(size, size)``: where ``pdist`` has the distance of each pair of rows, and behind it a zero for the diagonal."""
     places = torch.full((size, size), size * (size - 1) // 2)
     i, j = torch.triu_indices(size, size, offset=1)
     places[i, j] = places[j, i] = torch.arange(len(i))
-    return places
+    return places.to(device)
 
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:
@@ -167,7 +165,7 @@ def _length(parts: list[Tensor]) -> Tensor:
 
 def _squares_fit(lengths: Tensor) -> bool:
     """Whether float32 holds the squares that count beside the longest of these lengths."""
-    return 1e-10 < lengths.max().item() < 1e18
+    return lengths.numel() > 0 and 1e-10 < lengths.max().item() < 1e18
 
 
 def combine(weights: Tensor, gradients: Tensor) -> Tensor:
