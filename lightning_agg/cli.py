@@ -28,6 +28,7 @@ import lightning_agg.noise_scales
 import lightning_agg.partitioners
 import lightning_agg.preaggregators
 import lightning_agg.strategies  # noqa: F401  so that classes can be named without their module
+from lightning_agg import catalog
 from lightning_agg.callbacks import (
     ByzantineInjection,
     GradientCompression,
@@ -269,6 +270,7 @@ def main(args: ArgsType = None) -> PoolCLI:
     Raises:
         SettingError: If a setting breaks a rule.
     """
+    catalog.load_plugins()
     return PoolCLI(
         PoolModule,
         PoolDataModule,
@@ -281,7 +283,7 @@ def main(args: ArgsType = None) -> PoolCLI:
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "description": "Train with workers you cannot trust.",
-            "epilog": "Many runs at once, with a table: lightning-agg sweep --help",
+            "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list",
             **{name: {"usage": f"%(prog)s {USAGE}"} for name in PoolCLI.subcommands()},
         },
         trainer_defaults={
@@ -295,7 +297,7 @@ def main(args: ArgsType = None) -> PoolCLI:
 
 
 def console() -> None:
-    """Entry point of the ``lightning-agg`` script: :func:`main`, or a sweep; a wrong setting is told in one paragraph.
+    """Entry point of the ``lightning-agg`` script: :func:`main`, a sweep or a list; a wrong setting is told in one paragraph.
 
     Classes of files in the working directory are found by their path, as with ``python -m``.
     """
@@ -310,6 +312,8 @@ def console() -> None:
             from lightning_agg.sweep import command  # its trials call main() above
 
             command.main(sys.argv[2:])
+        elif sys.argv[1:2] == ["list"]:
+            catalog.main(sys.argv[2:])
         else:
             main()
     except (SettingError, MisconfigurationException) as error:

@@ -74,7 +74,9 @@ def squared_distances(gradients: Tensor, exact: bool = False) -> Tensor:
         lengths = _pairs_by_differences(gradients, torch.float64 if exact else wide_dtype(gradients))
         if not _squares_fit(lengths):
             lengths = _pairs_by_differences(gradients, torch.float64)
-        return torch.cat([lengths, lengths.new_zeros(1)]).square_().take(_places(len(gradients), lengths.device))
+        return (
+            torch.cat([lengths, lengths.new_zeros(1)]).square_().take(_places(len(gradients), lengths.device))
+        )
     distances = torch.full((len(gradients),) * 2, torch.inf, dtype=torch.float64, device=gradients.device)
     unknown = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
     while bool(unknown.any()):
