@@ -42,13 +42,14 @@ from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.modules import PoolModule
+from lightning_agg.modules.meta_learner import WEIGHTS_FILE
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
 RESULTS = {
     "test/accuracy": "test accuracy",
-    "val/accuracy": "validation accuracy",
     "meta/val_loss": "loss along the validation episodes",
+    "val/accuracy": "validation accuracy",
 }
 """What is told at the end, by its name in the log."""
 
@@ -64,10 +65,11 @@ class PoolCLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             if self.run is not None:
                 self.run.discard()
-                self._tell_how_to_go_on()
+                if not isinstance(error, SettingError | MisconfigurationException):
+                    self._tell_how_to_go_on()
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -177,6 +179,13 @@ class PoolCLI(LightningCLI):
         # Before the Trainer counts its stateful callbacks, in words of its own.
         require_one_injection([*listed, self._get(self.config_init, "byzantine")])
 
+    def before_predict(self) -> None:
+        """Refuse a module that predicts nothing."""
+        require(
+            self.model.predicts,
+            f"predict is for models that are trained, got {type(self.model).__name__}: use its weights in a ParameterServer.",
+        )
+
     def after_fit(self) -> None:
         """Tell the result and where it lies."""
         if self.run is None or not self.trainer.is_global_zero:
@@ -185,10 +194,15 @@ class PoolCLI(LightningCLI):
         if told is not None:
             print(told)
         elif self.subcommand == "fit" and self.trainer.global_step == self.run.step:
-            print(f"nothing left to train: the run has had its {self.run.step} rounds, see trainer.max_steps")
+            print(
+                f"nothing left to train: the run has had its {self.run.step} {self.model.steps}, see trainer.max_steps"
+            )
         elif self.subcommand == "fit":
             print("not validated: training ended before the next validation, see trainer.val_check_interval")
         print(f"run: {self.run.folder}")
+        weights = self.run.folder / WEIGHTS_FILE
+        if self.subcommand == "fit" and weights.exists():
+            print(f"weights: {weights}")
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 print(f"curves: tensorboard --logdir {logger.log_dir}")
@@ -204,11 +218,15 @@ class PoolCLI(LightningCLI):
                 rounds, all_rounds = self.model.validated_rounds, self.trainer.global_step
                 late = self.subcommand == "fit" and rounds != all_rounds
                 value = float(self.trainer.callback_metrics[name])
-                return f"{title}: {value:.4f}" + (f" (after {rounds} of {all_rounds} rounds)" if late else "")
+                return f"{title}: {value:.4f}" + (
+                    f" (after {rounds} of {all_rounds} {self.model.steps})" if late else ""
+                )
         return None
 
     def _tell_how_to_go_on(self) -> None:
         """After an interruption of a training that has a checkpoint."""
+        if self.subcommand != "fit":
+            return
         trainer = getattr(self, "trainer", None)
         if not isinstance(trainer, L.Trainer) or not trainer.interrupted or not trainer.is_global_zero:
             return
@@ -318,5 +336,9 @@ def console() -> None:
             main()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        sys.exit(f"error: trainer.callbacks: {error}")
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own code is that of a training that has come to its end

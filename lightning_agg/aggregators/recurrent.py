@@ -259,9 +259,9 @@ class Recurrent(Aggregator):
         )
         return factor, seen._replace(search=carried)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""
-        write_weights(path, self.architecture, self.network.state_dict())
+        write_weights(Path(path), self.architecture, self.network.state_dict())
 
     def _widened(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """An RNN's tensors with weights of 0 for what an ARNN sees besides: :class:`WorkerFeatures` puts it after the rows."""

@@ -54,7 +54,7 @@ def write_weights(path: Path, settings: dict[str, Any], tensors: Mapping[str, Te
     """Write weights, with the settings they belong to, as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(path.name + ".partial")  # a run that is killed here keeps the weights before
-    save_file(on_cpu, partial, metadata={"architecture": json.dumps(settings)})
+    save_file(on_cpu, partial, metadata={"architecture": json.dumps(settings, default=_python_number)})
     partial.replace(path)
 
 
@@ -84,7 +84,23 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         f"Recurrent.weights must hold a Recurrent aggregator; {path} lacks its settings.",
     )
     # A setting that came after the weights were saved has the value that it had without being one.
-    return {**ARCHITECTURE, **stored}, tensors
+    settings = {**ARCHITECTURE, **stored}
+    try:
+        check_settings(settings)
+    except SettingError as error:
+        raise SettingError(
+            f"Recurrent.weights must hold settings that fit each other; {path} does not: {error}"
+        ) from error
+    require(
+        all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
+        f"Recurrent.weights must be finite; those of {path} are not.",
+    )
+    return settings, tensors
+
+
+def _python_number(value: Any) -> Any:
+    """Of one of NumPy's, which JSON does not know."""
+    return value.item()
 
 
 def _is(kind: type, value: object) -> bool:
@@ -111,7 +127,10 @@ def check_settings(settings: dict[str, Any]) -> None:
     for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale", "batch_decay"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
     for momentum in settings["momenta"]:
-        require(0 <= momentum < 1, f"momenta must be in [0, 1), got {momentum}.")
+        require(
+            isinstance(momentum, int | float) and 0 <= momentum < 1,
+            f"momenta must be in [0, 1), got {momentum!r}.",
+        )
     gated = settings["gate"]
     uses_trust = gated or settings["loss_information"] or settings["worker_order"] == "trust"
     for name in ("trust_decay", "trust_margin", "direction_decay"):

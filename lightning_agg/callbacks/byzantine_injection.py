@@ -61,6 +61,11 @@ class ByzantineInjection(PoolCallback):
             f" (val_num_byzantine = {val_num_byzantine}).",
         )
         require(
+            not val_attack or max([*counts, *self.val_counts]) > 0,
+            "byzantine.val_attack needs a byzantine.val_num_byzantine above 0, or num_byzantine where that is null (val_num_byzantine ="
+            f" {val_num_byzantine}, num_byzantine = {num_byzantine}).",
+        )
+        require(
             bool(attack) or max(counts) == 0,
             f"byzantine.attack must be set where byzantine.num_byzantine is not 0 (num_byzantine = {num_byzantine}).",
         )

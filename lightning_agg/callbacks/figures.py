@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 
 if TYPE_CHECKING:
     from lightning_agg.modules.episode import Episode
@@ -75,20 +77,25 @@ def curves_figure(episodes: Mapping[str, "Episode"], largest: float) -> Figure:
         for color, (baseline, curve) in zip(
             palette(len(episode.baselines)), episode.baselines.items(), strict=True
         ):
-            axes.plot(curve.rounds, curve.losses.cpu(), color=color, label=baseline)
+            axes.plot(curve.rounds, _plotted(curve.losses), color=color, label=baseline)
         learned = episode.learned
-        axes.plot(learned.rounds, learned.losses.cpu(), color="black", linewidth=2, label="learned")
+        axes.plot(learned.rounds, _plotted(learned.losses), color="black", linewidth=2, label="learned")
         axes.set(title=name, yscale="log")
     for axes in panels[len(episodes) :]:
         axes.set_axis_off()
     curves = [curve for e in episodes.values() for curve in (e.learned, *e.baselines.values())]
-    losses = np.concatenate([curve.losses.cpu().numpy() for curve in curves])
+    losses = np.concatenate([_plotted(curve.losses) for curve in curves])
     shown = losses[(losses > 0) & (losses <= largest)]
     panels[0].set_ylim(0.9 * np.min(shown, initial=largest / 2), largest)  # of all panels: they share it
     figure.supxlabel("round")
     figure.supylabel("loss")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
+
+
+def _plotted(losses: Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = losses.double().cpu().numpy()  # NumPy has no bfloat16
+    return values
 
 
 def palette(size: int) -> list[tuple[float, ...]]:

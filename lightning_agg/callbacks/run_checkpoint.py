@@ -43,6 +43,11 @@ class RunCheckpoint(Checkpoint):
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with no best score where the folder has no ``best.ckpt``: a run that goes on elsewhere leaves its own behind."""
+        if self.folder is not None and not (self.folder / "best.ckpt").exists():
+            self.best_score = None
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write ``last.ckpt`` if it is time; where a validation follows, after it.
 
@@ -59,10 +64,15 @@ class RunCheckpoint(Checkpoint):
         """Write ``best.ckpt`` if this validation of a fit was the best, and ``last.ckpt`` if it was time."""
         if trainer.state.fn != "fit":
             return
-        if self.monitor is not None:
+        if self.monitor is not None and self.monitor in trainer.callback_metrics:
             self._keep_best(trainer, self.monitor)
         if self._due and not trainer.sanity_checking:
             self._save(trainer, "last")
+        require(
+            self.monitor is None or self.monitor in trainer.callback_metrics,
+            f"checkpoint.monitor must be a value logged in validation, got {self.monitor!r}; logged are"
+            f" {', '.join(sorted(trainer.callback_metrics))}.",
+        )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write ``last.ckpt`` after the last round, wherever the run was stopped."""
@@ -78,11 +88,6 @@ class RunCheckpoint(Checkpoint):
         self.best_score = state_dict["best_score"]
 
     def _keep_best(self, trainer: L.Trainer, monitor: str) -> None:
-        require(
-            monitor in trainer.callback_metrics,
-            f"checkpoint.monitor must be a value logged in validation, got {monitor!r}; logged are"
-            f" {', '.join(sorted(trainer.callback_metrics))}.",
-        )
         score = float(trainer.callback_metrics[monitor])
         if trainer.sanity_checking or math.isnan(score):
             return

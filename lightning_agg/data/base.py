@@ -44,7 +44,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
         standardize: Subtract the means of the training samples, per channel or feature, and divide by their deviations;
             otherwise pixels are in [0, 1] and other numbers as they are.
         augment: Crop with a padding of 4 and mirror the training images.
-        rounds_per_epoch: Rounds that make an epoch; when null, those in which the smallest shard is seen once.
+        rounds_per_epoch: Rounds that make an epoch; when null, those in which the smallest shard is seen once (of ``MetaLearner``: windows, 100).
         eval_batch_size: Samples of a batch in validation and test.
         seed: Seed of splits, batches and augmentation; the run's seed when null.
     """

@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ from lightning_agg import seeding
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import PoolCallback
+from lightning_agg.callbacks.run_checkpoint import RunCheckpoint
 from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require, require_count
@@ -53,6 +55,12 @@ class PoolModule(L.LightningModule, ABC):
 
     tells_rule: bool = False
     """Whether attackers are told the aggregator, see :meth:`tell_attackers`."""
+
+    predicts: bool = True
+    """Whether there is something to predict."""
+
+    steps: str = "rounds"
+    """What a training step is called."""
 
     participation: float = 1.0
     """Fraction of the workers that takes part in a round."""
@@ -169,15 +177,7 @@ class PoolModule(L.LightningModule, ABC):
         Raises:
             SettingError: If optimizer or schedule do not accept their values.
         """
-        try:
-            optimizer = self.make_optimizer(parameters)
-        except ValueError as error:
-            raise SettingError(f"model.optimizer must be given values that it accepts: {error}.") from error
-        require(
-            not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam),
-            "model.optimizer must take dense gradients and no closure, as a round evaluates the gradients once, got"
-            f" {type(optimizer).__name__}.",
-        )
+        optimizer = made_optimizer(self.make_optimizer, parameters, "model.optimizer")
         if self.make_lr_scheduler is None:
             return optimizer
         with _told_of_the_schedule():
@@ -229,6 +229,14 @@ class PoolModule(L.LightningModule, ABC):
         callbacks = self.pool_callbacks()
         return frozenset().union(*(c.byzantine for c in callbacks if index is None or c.active(index)))
 
+    @property
+    def run_folder(self) -> Path:
+        """Where the run keeps its files, whatever its loggers are."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunCheckpoint) and callback.folder is not None:
+                return callback.folder.parent
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
     def gather(self, local: Tensor, batch: RoundBatch) -> Tensor:
         """This process's rows ``(m, ...)`` -> the rows of all workers of the round ``(M, ...)``."""
         gather_workers = getattr(self.trainer.strategy, "gather_workers", None)
@@ -273,7 +281,8 @@ class PoolModule(L.LightningModule, ABC):
             require(
                 expected.get(name) == stored.get(name),
                 f"ckpt_path must be a checkpoint of this configuration: {name} is"
-                f" {stored.get(name, 'missing')} in the checkpoint and {expected.get(name, 'missing')} here.",
+                f" {stored.get(name, 'missing')} in the checkpoint and {expected.get(name, 'missing')} here. (What it was made with is in"
+                " config.yaml of its run.)",
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -293,6 +302,24 @@ class PoolModule(L.LightningModule, ABC):
     def resizable(self) -> list[str]:
         """Names in the state dict whose size is only known once they have been used."""
         return []
+
+
+def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], setting: str) -> Optimizer:
+    """The optimizer that a setting asks for.
+
+    Raises:
+        SettingError: If it does not accept its values, or cannot descend by a gradient that it is given.
+    """
+    try:
+        optimizer = make(parameters)
+    except ValueError as error:
+        raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error
+    require(
+        not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam),
+        f"{setting} must take dense gradients and no closure, as a round evaluates the gradients once, got"
+        f" {type(optimizer).__name__}.",
+    )
+    return optimizer
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 import math
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_agg import flat, seeding
@@ -17,7 +17,7 @@ from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
 from lightning_agg.data.samples import Samples
-from lightning_agg.errors import SettingError, require, require_count, require_non_negative, require_positive
+from lightning_agg.errors import SettingError, require, require_count, require_positive
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
 from lightning_agg.modules.base import (
@@ -25,6 +25,7 @@ from lightning_agg.modules.base import (
     ModelFactory,
     OptimizerFactory,
     PoolModule,
+    made_optimizer,
 )
 from lightning_agg.modules.curriculum import Curriculum
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
@@ -32,6 +33,11 @@ from lightning_agg.modules.inner_problem import PoolProblem
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context
 from lightning_agg.unroll import InnerState
+
+LARGEST_SCALING = 10.0
+"""exp(10) is 22,026: float32 holds the squares of what is so many times too large."""
+
+WEIGHTS_FILE = "aggregator.safetensors"
 
 
 class MetaLearner(PoolModule):
@@ -45,7 +51,7 @@ class MetaLearner(PoolModule):
     Validation plays whole episodes, longer than trained if you like, and logs the mean validation loss along them
     (``meta/val_loss``) and what each has come to, by attack and number of attackers
     (``val_episodes/Reverse_7/accuracy``); TensorBoard shows their curves beside those of ``baselines``. The weights of the
-    best validation are written to ``aggregator.safetensors`` in the run's folder, for
+    best validation (of the end, if there was none) are written to ``aggregator.safetensors`` in the run's folder, for
     ``--model.aggregator Recurrent --model.aggregator.weights``. To stop when nothing gets better:
     ``--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=meta/val_loss --trainer.callbacks.patience=5``.
 
@@ -76,7 +82,7 @@ class MetaLearner(PoolModule):
         parameter_scaling: In a trained episode each parameter tensor is θ = c x with c = exp(U(-s, s)) for this s, and x is what
             the aggregator sees and moves: gradients count c times, and its update again, and it learns to find the step size by
             itself (Lv, Jiang, Li, *Learning gradient descent: better generalization and longer horizons*, ICML 2017, section 4.1,
-            where c is drawn for every coordinate with s = 3); 0 for none.
+            where c is drawn for every coordinate with s = 3); 0 for none, at most 10.
         val_horizon: Rounds of a validation episode; twice the longest trained when null.
         val_episodes: Episodes of a validation.
         baselines: By name, an aggregator and a server's optimizer each, to be compared with: they play the same episodes, once
@@ -95,6 +101,8 @@ class MetaLearner(PoolModule):
     curriculum: Curriculum | None
     monitored = "meta/val_loss"
     validates_episodes = True
+    predicts = False
+    steps = "windows"
 
     def __init__(
         self,
@@ -119,19 +127,30 @@ class MetaLearner(PoolModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, num_threads, seed)
-        self.horizons = [horizon] if isinstance(horizon, int) else horizon
-        require_count("truncation_length", truncation_length, minimum=1)
-        require_count("num_tasks", num_tasks, minimum=1)
-        require_count("val_episodes", val_episodes, minimum=1)
-        if val_horizon is not None:
-            require_count("val_horizon", val_horizon, minimum=1)
-        require_positive("clip_norm", clip_norm)
+        require(
+            isinstance(aggregator, Recurrent),
+            f"model.aggregator must be a Recurrent in MetaLearner, which trains it, got {type(aggregator).__name__}.",
+        )
+        self.horizons = list(horizon) if isinstance(horizon, list | tuple) else [horizon]
+        require(len(self.horizons) > 0, "model.horizon must be a number or a list of at least one, got [].")
+        for name, value in (
+            ("truncation_length", truncation_length),
+            ("num_tasks", num_tasks),
+            ("val_episodes", val_episodes),
+            ("val_horizon", 1 if val_horizon is None else val_horizon),
+            *(("horizon", rounds) for rounds in self.horizons),
+        ):
+            require_count(f"model.{name}", value, minimum=1)
+        require_positive("model.clip_norm", clip_norm)
         if task_clip_norm is not None:
-            require_positive("task_clip_norm", task_clip_norm)
-        require_non_negative("parameter_scaling", parameter_scaling)
-        for rounds in self.horizons or [0]:
+            require_positive("model.task_clip_norm", task_clip_norm)
+        require(
+            0 <= parameter_scaling <= LARGEST_SCALING,
+            f"model.parameter_scaling must be from 0 to {LARGEST_SCALING}, got {parameter_scaling}.",
+        )
+        for rounds in self.horizons:
             require(
-                rounds > 0 and rounds % truncation_length == 0,
+                rounds % truncation_length == 0,
                 "model.horizon must be a positive multiple of model.truncation_length"
                 f" (horizon = {rounds}, truncation_length = {truncation_length}).",
             )
@@ -158,7 +177,10 @@ class MetaLearner(PoolModule):
         """Check the settings against the data and size what a checkpoint holds."""
         super().setup(stage)
         self.aggregator.check(self.pool_size)
-        require(self.trainer.world_size == 1, "MetaLearner runs in one process, got trainer.devices above 1.")
+        require(
+            self.trainer.world_size == 1,
+            f"trainer.devices must be 1 in MetaLearner, which runs in one process, got {self.trainer.world_size} processes.",
+        )
         self.check_public_samples(self.aggregator)
         self.data.episodes = self.val_episodes
         self.largest_shown = 1.5 * math.log(self.num_classes)
@@ -167,7 +189,13 @@ class MetaLearner(PoolModule):
         if hasattr(self, "model"):
             return
         self.model = self.build_model(self.make_model)
-        size = len(flat.flatten(flat.trainable(self.model)))
+        start = flat.flatten(flat.trainable(self.model))
+        dtype = next(self.aggregator.network.parameters()).dtype
+        require(
+            start.dtype == dtype,
+            f"model.model must have parameters of the type of the aggregator's, {dtype}, got {start.dtype}.",
+        )
+        size = len(start)
         seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(size))
         columns = self.num_tasks * size
         self.register_buffer("inner_parameters", torch.zeros(self.num_tasks, size))
@@ -179,14 +207,13 @@ class MetaLearner(PoolModule):
         self.register_buffer("best_loss", torch.tensor(torch.inf))
         self.problem = PoolProblem(self)
         for name, baseline in self.baselines.items():
-            baseline.aggregator.check(self.pool_size)
-            self.check_public_samples(baseline.aggregator)
+            where = f"model.baselines.{name}"
             try:
-                baseline.optimizer(self.model.parameters())
-            except ValueError as error:
-                raise SettingError(
-                    f"model.baselines.{name}.optimizer must be given values that it accepts: {error}."
-                ) from error
+                baseline.aggregator.check(self.pool_size)
+                self.check_public_samples(baseline.aggregator)
+            except SettingError as error:
+                raise SettingError(f"{where}.aggregator: {error}") from error
+            made_optimizer(baseline.optimizer, self.model.parameters(), f"{where}.optimizer")
 
     def configure_callbacks(self) -> list[Callback]:
         """The curves in TensorBoard."""
@@ -217,6 +244,12 @@ class MetaLearner(PoolModule):
         if self.curriculum is not None:
             self.log("meta/horizon", float(self.curriculum.horizon), batch_size=1)
 
+    def on_fit_start(self) -> None:
+        """Begin with no best weights where the run's folder has none: a run that goes on elsewhere leaves its own behind."""
+        super().on_fit_start()
+        if not (self.run_folder / WEIGHTS_FILE).exists():
+            self.best_loss.fill_(torch.inf)
+
     def on_validation_epoch_start(self) -> None:
         """Forget the episodes of the last validation."""
         self.episodes = {}
@@ -237,12 +270,21 @@ class MetaLearner(PoolModule):
         loss = self.trainer.callback_metrics["meta/val_loss"]
         if loss < self.best_loss:
             self.best_loss.copy_(loss)
-            folder = self.trainer.log_dir
-            if self.trainer.is_global_zero and folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self.aggregator.save(Path(folder) / "aggregator.safetensors")
+            self._export()
+        elif not bool(loss.isfinite()):
+            rank_zero_warn(
+                f"An episode of the validation after {self.trainer.global_step} windows has diverged: no weights are kept of it"
+                " (a smaller model.optimizer.lr, or model.aggregator.output_scale?)."
+            )
         if self.curriculum is not None:
             self.curriculum.observe(self.trainer.callback_metrics["meta/next_horizon_loss"])
         self.advance_plateau()
+
+    def on_train_end(self) -> None:
+        """Keep the weights of the end where no validation has chosen any."""
+        super().on_train_end()
+        if "meta/val_loss" not in self.trainer.callback_metrics and bool(self.best_loss.isinf()):
+            self._export()
 
     def on_test_epoch_start(self) -> None:
         """Forget the episodes of an earlier test."""
@@ -256,6 +298,16 @@ class MetaLearner(PoolModule):
         """Record the test at the meta-step of the checkpoint."""
         self.log_trained_rounds()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse one of a later stage than there are."""
+        super().on_load_checkpoint(checkpoint)
+        if self.curriculum is not None:
+            stage = int(checkpoint["state_dict"]["curriculum.stage"])
+            require(
+                stage < len(self.horizons),
+                f"model.horizon must have the stage that the checkpoint is in, number {stage + 1}, got {self.horizons}.",
+            )
+
     def server_context(self, index: int, parameters: Any) -> Context:
         """What the server of an episode knows in round ``index``."""
         return server_context(self.model, self.data.public, parameters, index, self.seed)
@@ -265,7 +317,13 @@ class MetaLearner(PoolModule):
         with seeding.isolated(self.seed, f"model/{episode}"):
             model = self.make_model(self.num_classes)
             model(self.data.example)  # lazy layers
-        return flat.flatten(flat.trainable(model))
+        parameters = flat.flatten(flat.trainable(model))
+        size = self.inner_parameters.shape[1]
+        require(
+            len(parameters) == size,
+            f"model.model must be the same each time it is made, got {size} and {len(parameters)} parameters.",
+        )
+        return parameters
 
     def scaling(self, episode: int) -> Tensor | float:
         """``(d,)`` c of θ = c x: a function of (seed, episode); 1 in validation and test."""
@@ -276,6 +334,11 @@ class MetaLearner(PoolModule):
         rng = seeding.generator(self.seed, "parameter scaling", step=episode)
         exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
         return exponents.exp().repeat_interleave(sizes).to(self.inner_parameters)
+
+    def _export(self) -> None:
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            self.aggregator.save(self.run_folder / WEIGHTS_FILE)
 
     def _state(self) -> InnerState:
         return InnerState(
