@@ -437,4 +437,4 @@ class MetaLearner(PoolModule):
 
 def _finite(loss: Tensor) -> Tensor:
     """Infinite where a training has diverged to no number."""
-    return loss.nan_to_num(torch.inf)
+    return loss.nan_to_num(torch.inf, torch.inf)  # which else makes infinity finite

@@ -3,12 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 from runs import ROOT, assert_resumes, assert_same_run, checkpoint, metrics, run
 from servers import fit, quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_agg.aggregators import Recurrent
+from lightning_agg.aggregators import Mean, Recurrent
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
@@ -328,6 +330,21 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
             ["--byzantine.val_attack=Drop", "--byzantine.val_num_byzantine=4"],
             "byzantine.val_num_byzantine must be below data.pool_size (val_num_byzantine = 4, pool_size = 4)",
         ),
+        (
+            ["--byzantine.attack=null", "--byzantine.num_byzantine=0", "--byzantine.val_attack=Drop"],
+            "byzantine.val_attack needs a byzantine.val_num_byzantine above 0",
+        ),
+        (["--model.horizon=[]"], "model.horizon must be a number or a list of at least one, got []"),
+        (["--model.parameter_scaling=11"], "model.parameter_scaling must be from 0 to 10.0, got 11"),
+        (
+            ["--model.model=runs_models.Precise"],
+            "parameters of the type of the aggregator's, torch.float32, got torch.float64",
+        ),
+        (["--model.model=runs_models.Growing"], "model.model must be the same each time it is made, got"),
+        (
+            [baselines(a=("LBFGS", {}))],
+            "model.baselines.a.optimizer must take dense gradients and no closure",
+        ),
         (["--model.curriculum=0"], "model.curriculum must be an integer of at least 1, got 0"),
         (
             ["--model.curriculum=1"],
@@ -349,7 +366,7 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
             [
                 '--model.baselines={"k": {"aggregator": {"class_path": "Krum", "init_args": {"num_byzantine": 4}}, "optimizer": "SGD"}}'
             ],
-            "Krum",
+            "model.baselines.k.aggregator: Krum: num_byzantine must satisfy",
         ),
         (["--model.val_horizon=-1"], "val_horizon must be an integer of at least 1, got -1"),
         (["--model.val_horizon=0"], "val_horizon must be an integer of at least 1, got 0"),
@@ -367,3 +384,93 @@ def test_memory_is_that_of_a_window(tmp_path):
     state = cli.model._state()
     assert not any(t.requires_grad or t.grad_fn for t in (state.parameters, state.memory, *state.seen[0]))
     assert isinstance(cli.model.aggregator, Recurrent)
+
+
+def weights_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
+
+
+def test_weights_lie_in_the_folder_of_the_run_whatever_the_logger(tmp_path, capsys):
+    options = [*SMALL, "--model.val_horizon=10", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    for more in (
+        "--trainer.logger=false",
+        f"--trainer.logger={{class_path: CSVLogger, init_args: {{save_dir: {tmp_path / 'log'}}}}}",
+    ):
+        run("fit", tmp_path / "runs", *options, more, config=META)
+    assert weights_in(tmp_path) == [f"runs/version_{i}/aggregator.safetensors" for i in (0, 1)]
+    told = capsys.readouterr().out
+    assert "loss along the validation episodes: " in told
+    assert f"weights: {tmp_path / 'runs' / 'version_1' / 'aggregator.safetensors'}" in told
+
+
+def test_without_a_validation_the_last_weights_are_kept(tmp_path):
+    cli = run("fit", tmp_path, *SMALL, "--trainer.max_steps=2", config=META)
+    kept = Recurrent(weights=str(tmp_path / "version_0" / "aggregator.safetensors")).network.state_dict()
+    assert all(
+        torch.equal(kept[name], value) for name, value in cli.model.aggregator.network.state_dict().items()
+    )
+
+
+def test_a_run_that_goes_on_elsewhere_has_a_best_of_its_own(tmp_path):
+    options = [
+        *SMALL,
+        "--model.val_horizon=10",
+        "--trainer.val_check_interval=1",
+        "--model.optimizer.lr=1e-9",
+    ]
+    run("fit", tmp_path / "old", *options, "--trainer.max_steps=1", config=META)
+    path = tmp_path / "old" / "version_0" / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["state_dict"]["best_loss"].zero_()
+    saved["callbacks"]["RunCheckpoint"]["best_score"] = 0.0
+    torch.save(saved, path)
+    run("fit", tmp_path / "new", *options, "--trainer.max_steps=2", f"--ckpt_path={path}", config=META)
+    assert weights_in(tmp_path / "new") == ["version_0/aggregator.safetensors"]
+    assert (tmp_path / "new" / "version_0" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_validation_that_has_diverged_is_told_and_keeps_nothing(tmp_path):
+    options = [
+        "--trainer.max_steps=1",
+        "--trainer.val_check_interval=1",
+        "--model.aggregator.output_scale=1e38",
+    ]
+    with pytest.warns(UserWarning, match="An episode of the validation after 1 windows has diverged"):
+        run("fit", tmp_path, *SMALL, "--model.val_horizon=10", *options, config=META)
+    assert not weights_in(tmp_path)
+
+
+def test_a_stage_that_there_is_no_longer_is_told(tmp_path):
+    options = [*SMALL, "--model.curriculum=1", "--model.val_horizon=20", "--trainer.max_steps=1"]
+    run("fit", tmp_path, *options, "--model.horizon=[5, 10, 20]", config=META)
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["state_dict"]["curriculum.stage"].fill_(2)
+    torch.save(saved, path)
+    with pytest.raises(
+        SettingError, match=r"must have the stage that the checkpoint is in, number 3, got \[5, 10\]"
+    ):
+        run("fit", tmp_path, *options, "--model.horizon=[5, 10]", f"--ckpt_path={path}", config=META)
+
+
+def test_there_is_nothing_to_predict(trained, capsys):
+    with pytest.raises(SettingError, match="predict is for models that are trained, got MetaLearner"):
+        run("predict", trained, *LEARNING, config=META)
+    assert "to go on" not in capsys.readouterr().out
+
+
+def test_brain_floats_have_curves_too(tmp_path):
+    options = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.precision=bf16-true"]
+    cli = run("fit", tmp_path, *SMALL, "--model.val_horizon=10", *options, config=META)
+    assert cli.trainer.global_step == 1
+
+
+def test_whole_numbers_may_be_numpys(tmp_path):
+    aggregator = Recurrent(hidden_size=np.int64(3))
+    assert MetaLearner(aggregator, horizon=np.int64(40)).horizons == [40]
+    aggregator.save(str(tmp_path / "a.safetensors"))
+    assert Recurrent(weights=str(tmp_path / "a.safetensors")).architecture["hidden_size"] == 3
+    with pytest.raises(SettingError, match=r"model.horizon must be an integer of at least 1, got 6.0"):
+        MetaLearner(aggregator, horizon=6.0)
+    with pytest.raises(SettingError, match=r"model.aggregator must be a Recurrent in MetaLearner"):
+        MetaLearner(Mean())

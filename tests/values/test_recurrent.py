@@ -695,7 +695,16 @@ def test_bad_weights_are_told(tmp_path):
     )
     for name, settings in (("brace", "{"), ("list", "[1]"), ("null", '{"momenta": null}')):
         save_file({"a": torch.zeros(2)}, tmp_path / f"{name}.safetensors", {"architecture": settings})
+    diverged = Recurrent()
+    next(diverged.network.parameters()).data.fill_(torch.nan)
+    diverged.save(tmp_path / "nan.safetensors")
+    for name, settings in (("cell", {"cell": "rnn"}), ("momenta", {"momenta": ["fast"]})):
+        told = json.dumps({**Recurrent().architecture, **settings})
+        save_file({"a": torch.zeros(2)}, tmp_path / f"{name}.safetensors", {"architecture": told})
     for name, message in (
+        ("nan", r"must be finite; those of .*nan.safetensors are not"),
+        ("cell", r"settings that fit each other; .*cell.safetensors does not: cell must be one of"),
+        ("momenta", r"momenta.safetensors does not: momenta must be in \[0, 1\), got 'fast'"),
         ("missing", "must be an existing file"),
         ("short", "complete safetensors file"),
         ("text", "complete safetensors file"),
