@@ -10,7 +10,7 @@ import torch
 
 from lightning_agg import seeding
 from lightning_agg.data.pool import Rounds, Windows, WorkerPool
-from lightning_agg.data.samples import KINDS, EvaluationBatches, Samples
+from lightning_agg.data.samples import EvaluationBatches, Samples
 from lightning_agg.errors import require, require_count
 from lightning_agg.partitioners import IID
 from lightning_agg.partitioners.base import Partitioner
@@ -219,42 +219,20 @@ class PoolDataModule(L.LightningDataModule, ABC):
 
     def _check_samples(self, dataset: Dataset) -> None:
         for part, data in (("train", dataset.train), ("test", dataset.test)):
-            inputs, labels = data.inputs, data.labels
-            require(
-                inputs.dtype in KINDS and (inputs.ndim == 4 if data.are_images else inputs.ndim >= 2),
-                f"the {part} inputs of a data set must be images, uint8 of shape (N, C, H, W), or float32 or int64 of shape (N, C, ...),"
-                f" got {inputs.dtype} of shape {tuple(inputs.shape)}.",
-            )
-            require(
-                bool(inputs.isfinite().all()),
-                f"the {part} inputs of a data set must be finite; {int((~inputs.isfinite()).sum())} numbers are not.",
-            )
-            require(
-                not self.augment or data.are_images,
-                f"data.augment must be false where the inputs are no images, got {inputs.dtype} of shape {tuple(inputs.shape)}.",
-            )
-            require(
-                not self.standardize or inputs.dtype != torch.int64,
-                "data.standardize must be false where the inputs are indices (int64).",
-            )
-            for name, values in (("labels", labels), ("groups", data.groups)):
-                require(
-                    values is None or (values.dtype == torch.int64 and values.shape == inputs.shape[:1]),
-                    f"the {part} {name} of a data set must be int64, one for each of the {len(inputs)} inputs, got"
-                    f" {values.dtype if values is not None else None} of shape {tuple(values.shape) if values is not None else None}.",
-                )
-            classes = len(dataset.classes)
-            require(
-                len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < classes),
-                f"the {part} labels of a data set must be 0 to {classes - 1}, as it names {classes} classes, got"
-                f" {torch.unique(labels).tolist()}.",
-            )
-        shapes = dataset.train.inputs.shape[1:], dataset.test.inputs.shape[1:]
-        kinds = dataset.train.inputs.dtype, dataset.test.inputs.dtype
+            data.check(part, len(dataset.classes))
+        train, test = dataset.train.inputs, dataset.test.inputs
         require(
-            shapes[0] == shapes[1] and kinds[0] == kinds[1],
-            f"the train and test inputs of a data set must be alike, got {kinds[0]} of shape {tuple(shapes[0])} each, and {kinds[1]} of shape"
-            f" {tuple(shapes[1])}.",
+            train.shape[1:] == test.shape[1:] and train.dtype == test.dtype,
+            f"the train and test inputs of a data set must be alike, got {train.dtype} of shape {tuple(train.shape[1:])} each, and {test.dtype}"
+            f" of shape {tuple(test.shape[1:])}.",
+        )
+        require(
+            not self.augment or dataset.train.are_images,
+            f"data.augment must be false where the inputs are no images, got {train.dtype} of shape {tuple(train.shape)}.",
+        )
+        require(
+            not self.standardize or train.dtype != torch.int64,
+            "data.standardize must be false where the inputs are indices (int64).",
         )
 
     def _check_shards(self, sizes: list[int]) -> None:

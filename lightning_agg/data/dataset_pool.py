@@ -1,6 +1,7 @@
 """Any data set of torch."""
 
 from collections.abc import Sized
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -68,16 +69,16 @@ def _samples(part: str, source: data.Dataset[Any]) -> Samples:
         f"data.{part} must be a data set with a length of at least 1, got {type(source).__name__}.",
     )
     assert isinstance(source, Sized)
-    read = [source[index] for index in range(len(source))]
-    for index, sample in enumerate(read):
+    read = [source[place] for place in range(len(source))]
+    for place, sample in enumerate(read):
         require(
             isinstance(sample, tuple | list) and len(sample) in (2, 3),
-            f"data.{part} must give an input and its label, and perhaps a group, got {type(sample).__name__} for sample {index}.",
+            f"data.{part} must give an input and its label, and perhaps a group, got {type(sample).__name__} for sample {place}.",
         )
     try:
         inputs = torch.stack([_as_tensor(sample[0]) for sample in read])
         labels, *groups = (
-            torch.tensor([int(sample[place]) for sample in read]) for place in range(1, len(read[0]))
+            torch.tensor([index(sample[place]) for sample in read]) for place in range(1, len(read[0]))
         )
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise SettingError(

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_agg.errors import require
+
 KINDS = (torch.uint8, torch.float32, torch.int64)
 """What inputs may be."""
 
@@ -37,6 +39,39 @@ class Samples:
     def are_images(self) -> bool:
         """Whether the inputs are images."""
         return self.inputs.dtype == torch.uint8
+
+    def check(self, part: str, num_classes: int) -> None:
+        """Check that these can be learned from.
+
+        Args:
+            part: What they are called.
+            num_classes: How many classes are named.
+
+        Raises:
+            SettingError: If inputs, labels or groups are not as above, or not finite, or there are labels without a name.
+        """
+        inputs, labels = self.inputs, self.labels
+        require(
+            inputs.dtype in KINDS and (inputs.ndim == 4 if self.are_images else inputs.ndim >= 2),
+            f"the {part} inputs of a data set must be images, uint8 of shape (N, C, H, W), or float32 or int64 of shape (N, C, ...),"
+            f" got {inputs.dtype} of shape {tuple(inputs.shape)}.",
+        )
+        num_finite = int(inputs.isfinite().sum()) if inputs.is_floating_point() else inputs.numel()
+        require(
+            num_finite == inputs.numel(),
+            f"the {part} inputs of a data set must be finite; {inputs.numel() - num_finite} numbers are not.",
+        )
+        for name, values in (("labels", labels), ("groups", labels if self.groups is None else self.groups)):
+            require(
+                values.dtype == torch.int64 and values.shape == inputs.shape[:1],
+                f"the {part} {name} of a data set must be int64, one for each of the {len(inputs)} inputs, got {values.dtype} of"
+                f" shape {tuple(values.shape)}.",
+            )
+        require(
+            len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < num_classes),
+            f"the {part} labels of a data set must be 0 to {num_classes - 1}, as it names {num_classes} classes, got"
+            f" {torch.unique(labels).tolist()}.",
+        )
 
     def take(self, indices: np.ndarray) -> "Samples":
         """The samples at ``indices`` as a set of their own."""

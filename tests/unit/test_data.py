@@ -461,6 +461,7 @@ def test_any_data_set_of_torch():
         ([(torch.zeros(3), 0), (torch.zeros(2), 1)], "inputs of one shape .*equal size"),
         ([("text", 0)], "inputs of one shape that are images or numbers"),
         ([(torch.zeros(3), "zero")], "labels that are whole numbers"),
+        ([(torch.zeros(3), 0.5)], "labels that are whole numbers"),
         ([(torch.zeros(3), 0)], r"at least one sample \(test_fraction = 0.2, samples = 1\)"),
     ],
 )
