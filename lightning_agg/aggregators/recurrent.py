@@ -164,6 +164,12 @@ class Recurrent(Aggregator):
         features = {name: self.architecture[name] for name in WorkerFeatures.__dataclass_fields__}
         self.features = WorkerFeatures(**features)
         self.public_samples = self.features.public_samples
+        for name in sorted(given.keys() & {"num_samples", "trial_step"}):
+            require(
+                self.public_samples > 0,
+                f"Recurrent.{name} is of the server's public samples, for which nothing asks (loss_information, trust losses, direction_decay or"
+                f" line_search), got {given[name]}.",
+            )
         self.trained = weights is not None
         self.remembers_workers = self.features.trust_decay > 0
         self.output_scale: float = self.architecture["output_scale"]

@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from runs import QUICKSTART, ROOT, SHARED_DATA, arguments, run
 
-from lightning_agg.cli import main
+from lightning_agg.cli import console, main
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep.command import main as sweep_main
 
@@ -208,14 +209,22 @@ def test_class_help_is_the_docstring(capsys):
     assert "Fetch the files" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [[sys.executable, "cli.py"], [str(Path(sys.executable).with_name("lightning-agg"))]]
+    ("args", "told"),
+    [
+        (["--help"], ["fit", "validate", "test", "predict", "sweep --help", "lightning-agg list"]),
+        (["list", "data"], ["data, --data:", "  MNISTPool"]),
+        (["sweep", "--help"], ["usage: lightning-agg sweep", "Every combination of the choices"]),
+    ],
+    ids=lambda value: value[0],
 )
-def test_both_entry_points_help(command):
-    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("fit", "validate", "test", "predict"))
+def test_the_console_tells_what_there_is(args, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightning-agg", *args])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with contextlib.suppress(SystemExit):
+        console()
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in told)
 
 
 @pytest.mark.slow

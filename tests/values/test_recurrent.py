@@ -746,6 +746,11 @@ def test_bad_weights_are_told(tmp_path):
         ({"gate": True, "worker_order": "sorted"}, "gate needs worker_order given or trust"),
         ({"trust": "peers", "loss_information": True}, "trust peers needs loss_information false"),
         ({"trust": "peers"}, "trust peers needs gate true or worker_order trust, got neither"),
+        (
+            {"num_samples": 64},
+            "Recurrent.num_samples is of the server's public samples, for which nothing asks",
+        ),
+        ({"trust": "peers", "gate": True, "trial_step": 0.5}, "line_search), got 0.5"),
         ({"scale": "trusted"}, "scale trusted needs gate true, got false"),
         ({"distrust_copies": True}, "distrust_copies needs gate true, got false"),
         ({"batch_scaling": 1.5}, "batch_scaling must be in [0, 1], got 1.5"),
