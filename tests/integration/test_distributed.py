@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 @pytest.mark.parametrize(
     "options",
     [
-        ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", "--model.participation=0.7"],
         ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
         ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
         ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
@@ -37,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
         ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
         ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--model.optimizer.momentum=0", "--data.public_size=80", "--data.batch_size=8"],
     ],
-    ids=["uneven pool, sampled", "unequal full shards", "one worker", "error feedback", "different models", "quantised", "learned"],
+    ids=["unequal full shards", "one worker", "error feedback", "uneven pool of different models, sampled", "quantised", "learned"],
 )  # fmt: skip
 def test_two_processes_are_one(options, tmp_path):
     run("fit", tmp_path / "one", *OPTIONS, *options)
