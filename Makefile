@@ -27,7 +27,7 @@ quickstart: install
 	@echo "both runs: tensorboard --logdir logs/quickstart"
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
