@@ -64,12 +64,13 @@ class RunCheckpoint(Checkpoint):
         """Write ``best.ckpt`` if this validation of a fit was the best, and ``last.ckpt`` if it was time."""
         if trainer.state.fn != "fit":
             return
-        if self.monitor is not None and self.monitor in trainer.callback_metrics:
+        logged = self.monitor in trainer.callback_metrics
+        if self.monitor is not None and logged:
             self._keep_best(trainer, self.monitor)
         if self._due and not trainer.sanity_checking:
             self._save(trainer, "last")
         require(
-            self.monitor is None or self.monitor in trainer.callback_metrics,
+            self.monitor is None or logged,
             f"checkpoint.monitor must be a value logged in validation, got {self.monitor!r}; logged are"
             f" {', '.join(sorted(trainer.callback_metrics))}.",
         )
