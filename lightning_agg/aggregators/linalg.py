@@ -62,7 +62,7 @@ def _scratch(gradients: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _width(gradients: Tensor) -> int:
-    return 2**20 if gradients.device.type != "cpu" else min(max(2**18 // len(gradients), 2**9), 2**14)
+    return 2**20 if gradients.device.type != "cpu" else min(max(2**18 // len(gradients), 2**11), 2**14)
 
 
 def squared_distances(gradients: Tensor, exact: bool = False) -> Tensor:
