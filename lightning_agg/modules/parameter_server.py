@@ -1,11 +1,13 @@
 """The parameter server: one round of training is one training step."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
@@ -167,31 +169,36 @@ class ParameterServer(PoolModule):
         self.watch.begin(self.aggregator)
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
-        """One round."""
+        """One round; how long its parts take is told by ``--trainer.profiler simple``."""
         callbacks = list(self.pool_callbacks())
-        for callback in callbacks:
-            batch = callback.on_worker_batch(self.trainer, self, batch)
-        local, local_losses = self._work(batch)
-        computed = self.gather(local, batch)
+        with self._profiled("worker gradients"):
+            for callback in callbacks:
+                batch = callback.on_worker_batch(self.trainer, self, batch)
+            local, local_losses = self._work(batch)
+        with self._profiled("gather"):
+            computed = self.gather(local, batch)
+            losses = self.gather(local_losses, batch)
         if self.worker_models is not None:
             computed = self.worker_models.descend(computed, batch.workers)
-        computed = self._with_momentum(computed, batch)
-        losses = self.gather(local_losses, batch)
-        gradients = computed
-        for callback in callbacks:
-            gradients = callback.on_worker_gradients(self.trainer, self, gradients, batch)
-        for callback in callbacks:
-            gradients = callback.on_compression(self.trainer, self, gradients, batch)
-        for callback in callbacks:
-            gradients = callback.on_byzantine_gradients(self.trainer, self, gradients, batch)
+        gradients = computed = self._with_momentum(computed, batch)
+        for name in ("on_worker_gradients", "on_compression", "on_byzantine_gradients"):
+            with self._profiled(name):
+                for callback in callbacks:
+                    gradients = getattr(callback, name)(self.trainer, self, gradients, batch)
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
-        aggregate = self.aggregator(gradients, context)
+        with self._profiled("aggregation"):
+            aggregate = self.aggregator(gradients, context)
         self.watch.round(self.aggregator, batch.round, computed, self._honest_rows(batch))
-        self._descend(aggregate)
+        with self._profiled("server step"):
+            self._descend(aggregate)
         for callback in callbacks:
             callback.on_after_aggregation(self.trainer, self, gradients, aggregate, batch)
         self._log_round(batch, losses, computed, gradients, aggregate, influence)
+
+    def _profiled(self, part: str) -> AbstractContextManager[None]:
+        profiler: Profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        return profiler.profile(f"[round] {part}")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on a batch of the validation split."""

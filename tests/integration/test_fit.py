@@ -156,3 +156,20 @@ def test_each_test_counts_anew(tmp_path):
     for _ in range(2):
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
         assert int(cli.model.confusion.compute().sum()) == len(cli.datamodule.test)
+
+
+def test_the_parts_of_a_round_are_timed(tmp_path):
+    profiler = run("fit", tmp_path, "--trainer.profiler=simple", "--trainer.max_steps=3").trainer.profiler
+    parts = {name: len(times) for name, times in profiler.recorded_durations.items() if "[round]" in name}
+    assert parts == {
+        f"[round] {part}": 3
+        for part in (
+            "worker gradients",
+            "gather",
+            "on_worker_gradients",
+            "on_compression",
+            "on_byzantine_gradients",
+            "aggregation",
+            "server step",
+        )
+    }

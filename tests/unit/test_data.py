@@ -20,6 +20,7 @@ from lightning_agg.data import (
 )
 from lightning_agg.data.augment import crop_and_flip
 from lightning_agg.data.base import Dataset, PoolDataModule, stratified_order
+from lightning_agg.data.image_folder import _index
 from lightning_agg.data.pool import block, participants
 from lightning_agg.data.samples import EvaluationBatches, as_precise
 from lightning_agg.errors import SettingError
@@ -223,8 +224,37 @@ def test_images_of_the_user(tmp_path):
     assert not torch.equal(other.val.inputs, data.val.inputs)
     deep = ImageFolderPool(str(tmp_path))
     Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "16 bits.png")
-    assert deep._read(deep._index(), str(tmp_path / "16 bits.png")).unique().tolist() == [100]
+    assert deep._read(_index(tmp_path), str(tmp_path / "16 bits.png")).unique().tolist() == [100]
     assert ready(ImageFolderPool(str(tmp_path), grayscale=True, batch_size=2)).sample_shape == (1, 32, 32)
+
+
+def write_images(folder, count, **values):
+    """``count`` images of each class, of one value each."""
+    for name, value in values.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((8, 8), value, np.uint8)).save(folder / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("name", ["test", "val"])
+def test_a_folder_with_parts_of_its_own(tmp_path, name):
+    write_images(tmp_path / "train", 20, cat=10, dog=200)
+    write_images(tmp_path / name, 3, cat=20, dog=210)
+    data = ready(ImageFolderPool(str(tmp_path), pool_size=2, batch_size=2))
+    assert data.class_names == ("cat", "dog")
+    assert data.test.inputs.unique().tolist() == [20, 210]
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.val.inputs.unique().tolist() == [10, 200]
+    with pytest.raises(SettingError, match=f"must be null where data.root has a folder {name}"):
+        ready(ImageFolderPool(str(tmp_path), test_fraction=0.5))
+    write_images(tmp_path / name, 3, fox=1)
+    with pytest.raises(
+        SettingError, match=rf"the same classes in train \(cat, dog\) and {name} \(cat, dog, fox\)"
+    ):
+        ready(ImageFolderPool(str(tmp_path)))
+    write_images(tmp_path / {"test": "val", "val": "test"}[name], 3, cat=1)
+    with pytest.raises(SettingError, match="folders = train, test, val"):
+        ready(ImageFolderPool(str(tmp_path)))
 
 
 @real_files
