@@ -1,6 +1,7 @@
 """Trains an aggregator."""
 
 import math
+from collections.abc import Iterator
 from itertools import chain, count
 from typing import Any
 
@@ -182,6 +183,7 @@ class MetaLearner(PoolModule):
             f"trainer.devices must be 1 in MetaLearner, which runs in one process, got {self.trainer.world_size} processes.",
         )
         self.check_public_samples(self.aggregator)
+        self._check_val_episodes()
         self.data.episodes = self.val_episodes
         self.largest_shown = 1.5 * math.log(self.num_classes)
         self.loss_cap = math.inf if self.log_loss else self.largest_shown
@@ -384,6 +386,21 @@ class MetaLearner(PoolModule):
         windows = rounds // self.truncation_length
         return self.truncation_length * max(1, windows * (task + 1) // self.num_tasks)
 
+    def _check_val_episodes(self) -> None:
+        for injection in self._injections():
+            for name, values in (
+                ("val_attack", injection.val_attacks),
+                ("val_num_byzantine", injection.val_counts),
+            ):
+                require(
+                    len(values) <= self.val_episodes,
+                    f"model.val_episodes must be at least the length of byzantine.{name}, of which each episode takes the next"
+                    f" (val_episodes = {self.val_episodes}, length = {len(values)}).",
+                )
+
+    def _injections(self) -> Iterator[ByzantineInjection]:
+        return (c for c in self.pool_callbacks() if isinstance(c, ByzantineInjection))
+
     def _make_curriculum(self, patience: int) -> Curriculum:
         require_count("model.curriculum", patience, minimum=1)
         increasing = sorted(set(self.horizons))
@@ -428,9 +445,7 @@ class MetaLearner(PoolModule):
     def _name_episode(self) -> str:
         """Attack and number of attackers of the episode just played, numbered from its second time on."""
         attackers = len(self.byzantine())
-        attacks = (
-            type(c.attack).__name__ for c in self.pool_callbacks() if isinstance(c, ByzantineInjection)
-        )
+        attacks = (type(injection.attack).__name__ for injection in self._injections())
         name = f"{next(attacks, 'attack')}_{attackers}" if attackers else "no_attack"
         return next(n for n in chain([name], (f"{name}.{k}" for k in count(2))) if n not in self.episodes)
 

@@ -129,7 +129,8 @@ def test_mixed_precision_is_the_models_alone(estimator, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-def test_the_pool_serves_a_parameter_server_afterwards():
+def test_the_pool_serves_a_parameter_server_afterwards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a Trainer without a logger has its weights written
     data = DigitsPool(pool_size=4, batch_size=8)
     learner = MetaLearner(Recurrent(slots=4), horizon=2, truncation_length=2)
     quiet_trainer(1).fit(learner, datamodule=data)
@@ -165,6 +166,7 @@ CURRICULUM = [
     *EPISODES,
     BASELINES,
     "--model.val_episodes=1",
+    "--byzantine.val_num_byzantine=3",
     "--model.horizon=[5, 10]",
     "--model.curriculum=1",
     "--model.optimizer.lr=0.1",
@@ -198,7 +200,7 @@ def test_resume_in_a_curriculum_is_exact(before, staged, tmp_path):
 
 def test_a_training_that_does_not_improve_is_stopped(tmp_path):
     stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=meta/val_loss", "--trainer.callbacks.patience=2"]  # fmt: skip
-    still = ["--model.optimizer.lr=0", "--model.lr_scheduler=null", "--model.val_episodes=1"]
+    still = ["--model.optimizer.lr=0", "--model.lr_scheduler=null"]
     cli = run("fit", tmp_path, *EPISODES, *still, *stopping, "--trainer.max_steps=20", config=META)
     assert cli.trainer.global_step == 6
     assert (tmp_path / "version_0" / "aggregator.safetensors").exists()
@@ -324,6 +326,14 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
         (
             ["--model.aggregator.loss_information=true", "--data.public_size=3"],
             "data.public_size must be at least",
+        ),
+        (
+            [
+                "--byzantine.val_num_byzantine=[0, 1, 2, 1]",
+                "--byzantine.val_attack=Drop",
+                "--model.val_episodes=3",
+            ],
+            r"val_episodes = 3, length = 4",
         ),
         (["--byzantine.val_num_byzantine=[1]"], "byzantine.val_attack must be set"),
         (
