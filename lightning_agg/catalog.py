@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
@@ -49,12 +49,20 @@ LATEX = {
 
 def load_plugins() -> None:
     """Import what other packages have registered; one that cannot be imported is a warning, and the others go on."""
+    for plugin, fault in import_plugins():
+        if fault:
+            warnings.warn(f"the plugin {plugin.value} cannot be imported: {fault}", stacklevel=2)
+
+
+def import_plugins() -> Iterator[tuple[EntryPoint, str]]:
+    """What other packages have registered, imported, each with what was wrong with it: mostly nothing."""
     for plugin in entry_points(group=PLUGINS):
         try:
             plugin.load()
         except Exception as error:  # whatever it is made of
-            told = f"{type(error).__name__}: {error}"
-            warnings.warn(f"the plugin {plugin.value} cannot be imported: {told}", stacklevel=2)
+            yield plugin, f"{type(error).__name__}: {error}"
+        else:
+            yield plugin, ""
 
 
 def entries(family: str) -> list[dict[str, str]]:

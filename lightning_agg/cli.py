@@ -28,7 +28,7 @@ import lightning_agg.noise_scales
 import lightning_agg.partitioners
 import lightning_agg.preaggregators
 import lightning_agg.strategies  # noqa: F401  so that classes can be named without their module
-from lightning_agg import catalog
+from lightning_agg import catalog, doctor
 from lightning_agg.callbacks import (
     ByzantineInjection,
     GradientCompression,
@@ -301,7 +301,7 @@ def main(args: ArgsType = None) -> PoolCLI:
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "description": "Train with workers you cannot trust.",
-            "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list",
+            "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list. What is wrong with this machine: lightning-agg doctor",
             **{name: {"usage": f"%(prog)s {USAGE}"} for name in PoolCLI.subcommands()},
         },
         trainer_defaults={
@@ -315,7 +315,7 @@ def main(args: ArgsType = None) -> PoolCLI:
 
 
 def console() -> None:
-    """Entry point of the ``lightning-agg`` script: :func:`main`, a sweep or a list; a wrong setting is told in one paragraph.
+    """Entry point of the ``lightning-agg`` script: :func:`main`, a sweep, a list or a doctor; a wrong setting is told in one paragraph.
 
     Classes of files in the working directory are found by their path, as with ``python -m``.
     """
@@ -332,6 +332,8 @@ def console() -> None:
             command.main(sys.argv[2:])
         elif sys.argv[1:2] == ["list"]:
             catalog.main(sys.argv[2:])
+        elif sys.argv[1:2] == ["doctor"]:
+            doctor.main(sys.argv[2:])
         else:
             main()
     except (SettingError, MisconfigurationException) as error:

@@ -214,6 +214,7 @@ def test_class_help_is_the_docstring(capsys):
     [
         (["--help"], ["fit", "validate", "test", "predict", "sweep --help", "lightning-agg list"]),
         (["list", "data"], ["data, --data:", "  MNISTPool"]),
+        (["doctor"], ["ok     torch ", "nothing wrong"]),
         (["sweep", "--help"], ["usage: lightning-agg sweep", "Every combination of the choices"]),
     ],
     ids=lambda value: value[0],
