@@ -1,16 +1,14 @@
 """What every LightningModule of the pool shares: checks, the global model, the callbacks of a round."""
 
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_agg import seeding
 from lightning_agg.aggregators.base import Aggregator
@@ -21,11 +19,14 @@ from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require, require_count
 from lightning_agg.losses import owns_loss
-from lightning_agg.models.checks import check_model
-
-ModelFactory = Callable[[int], nn.Module]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-LRSchedulerFactory = Callable[[Optimizer], LRScheduler]
+from lightning_agg.modules.factories import (
+    LRSchedulerFactory,
+    ModelFactory,
+    OptimizerFactory,
+    made_model,
+    made_optimizer,
+    told_of_the_schedule,
+)
 
 
 class PoolModule(L.LightningModule, ABC):
@@ -123,51 +124,19 @@ class PoolModule(L.LightningModule, ABC):
         torch.set_num_threads(self._threads_before)
 
     def build_model(
-        self, factory: ModelFactory, setting: str = "model.model", purpose: str = "model"
+        self, make: ModelFactory, setting: str = "model.model", purpose: str = "model"
     ) -> nn.Module:
         """The model for the data at hand that a setting asks for, initialised from (seed, purpose) alone.
 
         Raises:
-            SettingError: If the model cannot be trained by a pool, or does not fit the inputs.
+            SettingError: If the model cannot be trained by this module, or does not fit the inputs.
         """
-        data = self.data
-        sample = data.example
         with seeding.isolated(self.seed, purpose):
-            try:
-                model = factory(data.num_classes)
-            except SettingError:
-                raise
-            except Exception as error:  # whatever a class makes of an argument that it did not expect
-                raise SettingError(
-                    f"{setting} must be a class of models whose first parameter is the number of classes, and accept"
-                    f" {data.num_classes}: {type(error).__name__}: {error}"
-                ) from error
-            check_model(model)
-            try:
-                output = model(sample)
-                state = torch.get_rng_state()
-                model(sample)  # a second time: the first one may have initialised lazy layers
-            except (RuntimeError, IndexError, ValueError, TypeError) as error:
-                raise SettingError(
-                    f"{setting} must accept inputs of shape {tuple(sample.shape[1:])}, {sample.dtype};"
-                    f" {type(model).__name__} does not: {error}"
-                ) from error
-            draws = not torch.equal(state, torch.get_rng_state())
+            model = made_model(make, self.num_classes, self.data.example, setting)
         require(
             self.takes_any_loss or not owns_loss(model),
             f"{setting} must be trained by cross entropy in {type(self).__name__}; {type(model).__name__} has a loss"
             " of its own.",
-        )
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        require(
-            shape == (1, data.num_classes),
-            f"{setting} must give one output per class, shape (1, {data.num_classes}) for one input;"
-            f" {type(model).__name__} gives {shape}.",
-        )
-        require(
-            not draws,
-            f"{setting} must not draw random numbers; {type(model).__name__} does in its forward pass (dropout?), from"
-            " the global generator, so a run could be neither resumed nor spread over processes exactly.",
         )
         return model
 
@@ -180,14 +149,14 @@ class PoolModule(L.LightningModule, ABC):
         optimizer = made_optimizer(self.make_optimizer, parameters, "model.optimizer")
         if self.make_lr_scheduler is None:
             return optimizer
-        with _told_of_the_schedule():
+        with told_of_the_schedule():
             return [optimizer], [self.make_lr_scheduler(optimizer)]
 
     def advance_schedule(self) -> None:
         """Count a training step."""
         scheduler: Any = self.lr_schedulers()
         if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            with _told_of_the_schedule():
+            with told_of_the_schedule():
                 scheduler.step()
 
     def advance_plateau(self) -> None:
@@ -302,33 +271,6 @@ class PoolModule(L.LightningModule, ABC):
     def resizable(self) -> list[str]:
         """Names in the state dict whose size is only known once they have been used."""
         return []
-
-
-def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], setting: str) -> Optimizer:
-    """The optimizer that a setting asks for.
-
-    Raises:
-        SettingError: If it does not accept its values, or cannot descend by a gradient that it is given.
-    """
-    try:
-        optimizer = make(parameters)
-    except ValueError as error:
-        raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error
-    require(
-        not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam),
-        f"{setting} must take dense gradients and no closure, as a round evaluates the gradients once, got"
-        f" {type(optimizer).__name__}.",
-    )
-    return optimizer
-
-
-@contextmanager
-def _told_of_the_schedule() -> Iterator[None]:
-    """Name the setting in what a schedule of torch raises, at once or in a later step."""
-    try:
-        yield
-    except (ValueError, ZeroDivisionError) as error:
-        raise SettingError(f"model.lr_scheduler must be given values that it accepts: {error}.") from error
 
 
 def _shape(value: object) -> object:

@@ -12,7 +12,7 @@ from lightning_agg import flat
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.data.samples import Samples, as_precise
-from lightning_agg.modules.base import OptimizerFactory
+from lightning_agg.modules.factories import OptimizerFactory
 from lightning_agg.modules.inner_problem import PoolProblem, evaluate
 from lightning_agg.unroll import InnerState, Round, advance
 

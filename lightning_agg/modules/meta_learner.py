@@ -21,15 +21,10 @@ from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require, require_count, require_positive
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
-from lightning_agg.modules.base import (
-    LRSchedulerFactory,
-    ModelFactory,
-    OptimizerFactory,
-    PoolModule,
-    made_optimizer,
-)
+from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.curriculum import Curriculum
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
+from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory, made_optimizer
 from lightning_agg.modules.inner_problem import PoolProblem
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context

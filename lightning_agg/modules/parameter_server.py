@@ -23,12 +23,8 @@ from lightning_agg.errors import require, require_count
 from lightning_agg.gradients import local_update, worker_gradients
 from lightning_agg.losses import mean_loss
 from lightning_agg.models import MLP
-from lightning_agg.modules.base import (
-    LRSchedulerFactory,
-    ModelFactory,
-    OptimizerFactory,
-    PoolModule,
-)
+from lightning_agg.modules.base import PoolModule
+from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.modules.public import server_context
 from lightning_agg.modules.watch import Watch
