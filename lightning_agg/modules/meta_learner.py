@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_agg import flat, seeding
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
-from lightning_agg.aggregators.worker_features import Seen
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
@@ -26,9 +25,9 @@ from lightning_agg.modules.curriculum import Curriculum
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
 from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory, made_optimizer
 from lightning_agg.modules.inner_problem import PoolProblem
+from lightning_agg.modules.inner_tasks import InnerTasks
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context
-from lightning_agg.unroll import InnerState
 
 LARGEST_SCALING = 10.0
 """exp(10) is 22,026: float32 holds the squares of what is so many times too large."""
@@ -87,11 +86,8 @@ class MetaLearner(PoolModule):
         seed: Seed of initial parameters and episodes; the run's seed when null.
     """
 
-    inner_parameters: Tensor
-    inner_memory: Tensor
-    inner_episodes: Tensor
-    inner_steps: Tensor
     best_loss: Tensor
+    tasks: InnerTasks
     problem: PoolProblem
     aggregator: Recurrent
     curriculum: Curriculum | None
@@ -192,15 +188,8 @@ class MetaLearner(PoolModule):
             start.dtype == dtype,
             f"model.model must have parameters of the type of the aggregator's, {dtype}, got {start.dtype}.",
         )
-        size = len(start)
-        seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(size))
-        columns = self.num_tasks * size
-        self.register_buffer("inner_parameters", torch.zeros(self.num_tasks, size))
-        self.register_buffer("inner_memory", torch.zeros(self.aggregator.network.state_size, columns))
-        for name, value in seen._asdict().items():
-            self.register_buffer(f"inner_{name}", torch.stack([value] * self.num_tasks))
-        self.register_buffer("inner_episodes", torch.full((self.num_tasks,), -1))
-        self.register_buffer("inner_steps", torch.zeros(self.num_tasks, dtype=torch.long))
+        seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(len(start)))
+        self.tasks = InnerTasks(self.num_tasks, start, self.aggregator.network.state_size, seen)
         self.register_buffer("best_loss", torch.tensor(torch.inf))
         self.problem = PoolProblem(self)
         for name, baseline in self.baselines.items():
@@ -225,11 +214,11 @@ class MetaLearner(PoolModule):
         for task in range(self.num_tasks):
             self._begin_if_finished(task)
         optimizer: Any = self.optimizers()
-        weights = self.loss_weights.to(self.inner_parameters)
+        weights = self.loss_weights.to(self.tasks.theta)
         gradients, losses, after = self.estimator.window(
-            self.problem, self.aggregator, self._state(), weights, self.loss_cap, (self.seed, batch)
+            self.problem, self.aggregator, self.tasks.state, weights, self.loss_cap, (self.seed, batch)
         )
-        self._carry(after)
+        self.tasks.carry(after)
         parameters = list(self.aggregator.network.parameters())
         for p, gradient in zip(parameters, mean_over_tasks(gradients, self.task_clip_norm), strict=True):
             p.grad = gradient
@@ -315,7 +304,7 @@ class MetaLearner(PoolModule):
             model = self.make_model(self.num_classes)
             model(self.data.example)  # lazy layers
         parameters = flat.flatten(flat.trainable(model))
-        size = self.inner_parameters.shape[1]
+        size = self.tasks.size
         require(
             len(parameters) == size,
             f"model.model must be the same each time it is made, got {size} and {len(parameters)} parameters.",
@@ -330,44 +319,19 @@ class MetaLearner(PoolModule):
         sizes = torch.tensor([p.numel() for p in flat.trainable(self.model).values()])
         rng = seeding.generator(self.seed, "parameter scaling", step=episode)
         exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
-        return exponents.exp().repeat_interleave(sizes).to(self.inner_parameters)
+        return exponents.exp().repeat_interleave(sizes).to(self.tasks.theta)
 
     def _export(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.run_folder.mkdir(parents=True, exist_ok=True)
             self.aggregator.save(self.run_folder / WEIGHTS_FILE)
 
-    def _state(self) -> InnerState:
-        return InnerState(
-            self.inner_parameters,
-            self.inner_memory,
-            tuple(map(Seen, *(getattr(self, f"inner_{name}") for name in Seen._fields))),
-            tuple(self.inner_episodes.tolist()),
-            tuple(self.inner_steps.tolist()),
-        )
-
-    def _carry(self, state: InnerState) -> None:
-        self.inner_parameters, self.inner_memory = state.parameters, state.memory
-        for name, values in zip(Seen._fields, zip(*state.seen, strict=True), strict=True):
-            setattr(self, f"inner_{name}", torch.stack(values))
-        self.inner_steps = torch.tensor(state.steps)
-
     def _begin_if_finished(self, task: int) -> None:
-        episode, step = int(self.inner_episodes[task]), int(self.inner_steps[task])
-        if episode >= 0 and step < self._horizon(episode, task):
-            return
-        # Task i plays the episodes i, i + T, i + 2 T, ...
-        episode = task if episode < 0 else episode + self.num_tasks
-        size = self.inner_parameters.shape[1]
-        self.inner_episodes[task], self.inner_steps[task] = episode, 0
-        self.inner_parameters = self.inner_parameters.clone()
-        self.inner_parameters[task] = self.initial_parameters(episode).to(self.inner_parameters)
-        self.inner_memory = self.inner_memory.clone()
-        self.inner_memory[:, task * size : (task + 1) * size] = 0
-        for name in Seen._fields:
-            value = getattr(self, f"inner_{name}").clone()
-            value[task] = 0
-            setattr(self, f"inner_{name}", value)
+        episode, step = int(self.tasks.episodes[task]), int(self.tasks.steps[task])
+        if episode < 0 or step >= self._horizon(episode, task):
+            # Task i plays the episodes i, i + T, i + 2 T, ...
+            episode = task if episode < 0 else episode + self.num_tasks
+            self.tasks.begin(task, episode, self.initial_parameters(episode))
 
     def _horizon(self, episode: int, task: int) -> int:
         if self.curriculum is not None:
@@ -414,7 +378,7 @@ class MetaLearner(PoolModule):
     @torch.no_grad()
     def _play(self, index: int, data: Samples, stage: str) -> Curve:
         number = {"val": VALIDATION_EPISODES, "test": TEST_EPISODES}[stage] + index
-        start = self.initial_parameters(number).to(self.inner_parameters)
+        start = self.initial_parameters(number).to(self.tasks.theta)
 
         def curve(server: Server) -> Curve:
             return play(self.problem, server, start, number, self.val_horizon, data)

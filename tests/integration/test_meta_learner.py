@@ -391,7 +391,7 @@ def test_wrong_settings(options, message, tmp_path):
 def test_memory_is_that_of_a_window(tmp_path):
     """What is carried on has no graph behind it."""
     cli = run("fit", tmp_path, *SMALL, "--trainer.max_steps=5", config=META)
-    state = cli.model._state()
+    state = cli.model.tasks.state
     assert not any(t.requires_grad or t.grad_fn for t in (state.parameters, state.memory, *state.seen[0]))
     assert isinstance(cli.model.aggregator, Recurrent)
 

@@ -72,7 +72,7 @@ def learner(settings, num_tasks=2, byzantine=1, seed=0, data=None, **more):
 
 
 def gradient(module, estimator, weights=None, windows=1):
-    state = module._state()
+    state = module.tasks.state
     weights = torch.linspace(0.5, 1.5, K, dtype=torch.float64) if weights is None else weights
     for window in range(windows):
         gradients, losses, state = estimator.window(
@@ -161,7 +161,7 @@ def test_a_round_without_a_graph_is_that_with_one(cell, direct, monkeypatch):
 @pytest.mark.parametrize("settings", [ARNN, SEARCHING], ids=["arnn", "searching"])
 def test_a_scaled_task_is_the_training_of_x(settings):
     module = learner(settings, num_tasks=1, parameter_scaling=1.0)
-    state, c = module._state(), module.scaling(module._state().episodes[0])
+    state, c = module.tasks.state, module.scaling(module.tasks.state.episodes[0])
     received = module.problem.round(state.parameters[0], state.episodes[0], 0)
     plain = learner(settings, num_tasks=1)
     at_theta = plain.problem.round(state.parameters[0], state.episodes[0], 0).context
@@ -183,7 +183,7 @@ def test_a_scaled_task_is_the_training_of_x(settings):
 
 def test_a_task_that_receives_nothing_finite_stays_where_it_is():
     module = learner(ARNN)
-    state = module._state()
+    state = module.tasks.state
     received = [module.problem.round(*at, 0) for at in zip(state.parameters, state.episodes, strict=True)]
     with torch.no_grad():
         state, *_ = advance(module.aggregator, received, state)
@@ -219,7 +219,7 @@ def meta_loss_at(module, vector):
     _, losses, _ = UnrolledGraph().window(
         module.problem,
         module.aggregator,
-        module._state(),
+        module.tasks.state,
         torch.ones(K, dtype=torch.float64),
         LOSS_CAP,
         (0, 0),
@@ -234,7 +234,7 @@ def test_a_subset_of_the_coordinates_is_unbiased():
     samples = []
     for index in range(200):
         gradients, *_ = Replay(num_coordinates=120).window(
-            module.problem, module.aggregator, module._state(), weights, LOSS_CAP, (0, index)
+            module.problem, module.aggregator, module.tasks.state, weights, LOSS_CAP, (0, index)
         )
         samples.append(torch.cat([g.mean(0).flatten() for g in gradients]))
     samples = torch.stack(samples)
@@ -247,7 +247,7 @@ def test_a_subset_of_the_coordinates_is_unbiased():
 
 def test_the_clipped_loss_is_constant():
     module = learner(RNN)
-    state, weights = module._state(), torch.ones(K, dtype=torch.float64)
+    state, weights = module.tasks.state, torch.ones(K, dtype=torch.float64)
     for estimator in (Replay(), UnrolledGraph()):
         gradients, *_ = estimator.window(module.problem, module.aggregator, state, weights, 0.0, (0, 0))
         assert not any(g.any() for g in gradients)
@@ -256,12 +256,12 @@ def test_the_clipped_loss_is_constant():
 def test_tasks_do_not_touch_each_other():
     module = learner(ARNN, num_tasks=2)
     both = Replay().window(
-        module.problem, module.aggregator, module._state(), torch.ones(K).double(), LOSS_CAP, (0, 0)
+        module.problem, module.aggregator, module.tasks.state, torch.ones(K).double(), LOSS_CAP, (0, 0)
     )
-    size = module.inner_parameters.shape[1]
+    size = module.tasks.size
     alone = replace(
-        module._state(), parameters=module.inner_parameters[1:], memory=module.inner_memory[:, size:],
-        seen=module._state().seen[1:], episodes=module._state().episodes[1:], steps=module._state().steps[1:],
+        module.tasks.state, parameters=module.tasks.theta[1:], memory=module.tasks.memory[:, size:],
+        seen=module.tasks.state.seen[1:], episodes=module.tasks.state.episodes[1:], steps=module.tasks.state.steps[1:],
     )  # fmt: skip
     one = Replay().window(module.problem, module.aggregator, alone, torch.ones(K).double(), LOSS_CAP, (0, 0))
     assert torch.allclose(both.after.parameters[1:], one.after.parameters, rtol=1e-12)
@@ -276,9 +276,9 @@ def test_each_task_has_its_own_gradient(estimator):
     """A task that has diverged gives none, and the others are as they were without it."""
     module = learner(ARNN, num_tasks=2)
     arguments = (torch.ones(K).double(), LOSS_CAP, (0, 0))
-    sound, *_ = estimator.window(module.problem, module.aggregator, module._state(), *arguments)
-    module.inner_parameters[0] = torch.nan
-    broken, *_ = estimator.window(module.problem, module.aggregator, module._state(), *arguments)
+    sound, *_ = estimator.window(module.problem, module.aggregator, module.tasks.state, *arguments)
+    module.tasks.theta[0] = torch.nan
+    broken, *_ = estimator.window(module.problem, module.aggregator, module.tasks.state, *arguments)
     for before, after in zip(sound, broken, strict=True):
         assert before[0].any()
         assert torch.equal(before[1], after[1])
@@ -301,7 +301,7 @@ def test_padding_counts_for_nothing():
     module = learner(
         {"slots": 4}, byzantine=0, data={"batch_size": "full", "partitioner": QuantitySkew(min_size=20)}
     )
-    theta, episode = module.inner_parameters[0], 0
+    theta, episode = module.tasks.theta[0], 0
     found = module.problem.round(theta, episode, 0)
     graph = module.problem.differentiable_round(theta, episode, 0, second_order=False)
     rows = []
@@ -321,10 +321,10 @@ def test_padding_counts_for_nothing():
 @pytest.mark.parametrize("settings", [RNN, ARNN])
 def test_a_diverged_task_stays_where_it_is(settings):
     module = learner({**settings, "slots": 4}, num_tasks=1)
-    module.inner_parameters.fill_(torch.nan)
+    module.tasks.theta.fill_(torch.nan)
     weights = torch.ones(K, dtype=torch.float64)
     gradients, losses, state = Replay().window(
-        module.problem, module.aggregator, module._state(), weights, LOSS_CAP, (0, 0)
+        module.problem, module.aggregator, module.tasks.state, weights, LOSS_CAP, (0, 0)
     )
     assert state.parameters.isnan().all()
     assert losses.isnan().all()
