@@ -44,14 +44,26 @@ def run(subcommand: str, folder: Path, *more: str, config: str = QUICKSTART) -> 
 
 def start(subcommand: str, folder: Path, *more: str) -> subprocess.Popen[str]:
     """Start ``cli.py`` as a process group of its own, so that a kill reaches every rank."""
+    return _process([sys.executable, str(ROOT / "cli.py"), *arguments(subcommand, folder, *more)])
+
+
+def _process(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), *arguments(subcommand, folder, *more)],
+        command,
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+
+
+def torchrun(*command_lines: list[str]) -> str:
+    """Run command lines, one after the other, in two processes of ``torchrun``."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ranks = [*launcher, str(ROOT / "tests" / "ranks.py"), json.dumps(command_lines)]
+    return finish(_process(ranks))
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -7,7 +7,17 @@ import time
 
 import pytest
 import torch
-from runs import WORKER_MODELS, assert_same_run, checkpoint, finish, metrics, run, start
+from runs import (
+    WORKER_MODELS,
+    arguments,
+    assert_same_run,
+    checkpoint,
+    finish,
+    metrics,
+    run,
+    start,
+    torchrun,
+)
 
 from lightning_agg.strategies import WorkerParallelStrategy
 
@@ -26,23 +36,23 @@ OPTIONS = [
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
-        ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
-        ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
-        ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
-        ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
-        ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--model.optimizer.momentum=0", "--data.public_size=80", "--data.batch_size=8"],
-    ],
-    ids=["unequal full shards", "one worker", "error feedback", "uneven pool of different models, sampled", "quantised", "learned"],
-)  # fmt: skip
-def test_two_processes_are_one(options, tmp_path):
-    run("fit", tmp_path / "one", *OPTIONS, *options)
-    finish(start("fit", tmp_path / "two", *OPTIONS, *options, *TWO))
-    assert_same_run(checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two"))
-    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+CASES = {
+    "unequal full shards": ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
+    "one worker": ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
+    "error feedback": ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
+    "uneven pool of different models, sampled": ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
+    "quantised": ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
+    "learned": ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--model.optimizer.momentum=0", "--data.public_size=80", "--data.batch_size=8"],
+}  # fmt: skip
+
+
+def test_two_processes_are_one(tmp_path):
+    torchrun(*(arguments("fit", tmp_path / name / "two", *OPTIONS, *CASES[name], *TWO) for name in CASES))
+    for name, options in CASES.items():
+        run("fit", tmp_path / name / "one", *OPTIONS, *options)
+        one, two = (tmp_path / name / folder for folder in ("one", "two"))
+        assert_same_run(checkpoint(one), checkpoint(two))
+        assert metrics(one) == metrics(two), name
 
 
 def test_the_mean_over_three_processes_is_exact():
@@ -63,11 +73,13 @@ def test_three_processes_are_one(tmp_path):
 
 def test_processes_may_change_on_resume(tmp_path):
     run("fit", tmp_path / "one", *OPTIONS)
-    finish(start("fit", tmp_path / "two", *OPTIONS, "--trainer.max_steps=11", *TWO))
+    output = torchrun(
+        arguments("fit", tmp_path / "two", *OPTIONS, "--trainer.max_steps=11", *TWO),
+        arguments("test", tmp_path / "two", "--model.momentum=0.9", *TWO),
+    )
+    assert output.count("test accuracy: 0.") == 1
     run("fit", tmp_path / "two", *OPTIONS, "--ckpt_path=last")
     assert_same_run(checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two"))
-    output = finish(start("test", tmp_path / "two", *TWO, "--model.momentum=0.9"))
-    assert output.count("test accuracy: 0.") == 1
 
 
 def test_stock_ddp_is_refused(tmp_path):

@@ -1,0 +1,9 @@
+"""Command lines, one after the other, in each process that ``torchrun`` starts: a process that imports torch anew for each takes longer."""
+
+import json
+import sys
+
+from lightning_agg.cli import main
+
+for args in json.loads(sys.argv[1]):
+    main(args)
