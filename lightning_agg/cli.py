@@ -28,7 +28,7 @@ import lightning_agg.noise_scales
 import lightning_agg.partitioners
 import lightning_agg.preaggregators
 import lightning_agg.strategies  # noqa: F401  so that classes can be named without their module
-from lightning_agg import catalog, doctor
+from lightning_agg import catalog, doctor, outcome
 from lightning_agg.callbacks import (
     ByzantineInjection,
     GradientCompression,
@@ -42,17 +42,9 @@ from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.modules import PoolModule
-from lightning_agg.modules.meta_learner import WEIGHTS_FILE
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
-RESULTS = {
-    "test/accuracy": "test accuracy",
-    "meta/val_loss": "loss along the validation episodes",
-    "val/accuracy": "validation accuracy",
-}
-"""What is told at the end, by its name in the log."""
-
 USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
 """Instead of every setting there is, which would bury an error."""
 
@@ -188,40 +180,10 @@ class PoolCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tell the result and where it lies."""
-        if self.run is None or not self.trainer.is_global_zero:
-            return
-        told = self._result()
-        if told is not None:
-            print(told)
-        elif self.subcommand == "fit" and self.trainer.global_step == self.run.step:
-            print(
-                f"nothing left to train: the run has had its {self.run.step} {self.model.steps}, see trainer.max_steps"
-            )
-        elif self.subcommand == "fit":
-            print("not validated: training ended before the next validation, see trainer.val_check_interval")
-        print(f"run: {self.run.folder}")
-        weights = self.run.folder / WEIGHTS_FILE
-        if self.subcommand == "fit" and weights.exists():
-            print(f"weights: {weights}")
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                print(f"curves: tensorboard --logdir {logger.log_dir}")
+        if self.run is not None and self.trainer.is_global_zero:
+            print(*outcome.lines(self.model, self.trainer, str(self.subcommand), self.run), sep="\n")
 
     after_validate = after_test = after_fit
-
-    def _result(self) -> str | None:
-        """The first of the results that was logged; where it is not the end's, with its round."""
-        for name, title in RESULTS.items():
-            if name in self.trainer.callback_metrics and (self.subcommand == "test") == name.startswith(
-                "test"
-            ):
-                rounds, all_rounds = self.model.validated_rounds, self.trainer.global_step
-                late = self.subcommand == "fit" and rounds != all_rounds
-                value = float(self.trainer.callback_metrics[name])
-                return f"{title}: {value:.4f}" + (
-                    f" (after {rounds} of {all_rounds} {self.model.steps})" if late else ""
-                )
-        return None
 
     def _tell_how_to_go_on(self) -> None:
         """After an interruption of a training that has a checkpoint."""
