@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -161,18 +162,20 @@ class PoolModule(L.LightningModule, ABC):
 
     def advance_plateau(self) -> None:
         """Show a validation of the training to a schedule that waits for one."""
-        scheduler = self.lr_schedulers() if self.trainer.training or self.trainer.validating else None
-        if isinstance(scheduler, ReduceLROnPlateau) and not self.trainer.sanity_checking:
-            name = getattr(
-                scheduler, "monitor", self.monitored
-            )  # lightning.pytorch.cli has one that names it
-            logged = self.trainer.callback_metrics
-            require(
-                name in logged,
-                f"model.lr_scheduler.monitor must be a value logged in validation, got {name!r}; logged are"
-                f" {', '.join(sorted(logged))}.",
-            )
-            scheduler.step(logged[name])
+        scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # lightning.pytorch.cli has one that names it.
+            name = getattr(scheduler, "monitor", self.monitored)
+            self._require_logged("model.lr_scheduler.monitor", name)
+            if not self.trainer.sanity_checking:
+                scheduler.step(self.trainer.callback_metrics[name])
+
+    def _require_logged(self, setting: str, name: str) -> None:
+        logged = self.trainer.callback_metrics
+        require(
+            name in logged,
+            f"{setting} must be a value logged in validation, got {name!r}; logged are {', '.join(sorted(logged))}.",
+        )
 
     def check_public_samples(self, aggregator: Aggregator) -> None:
         """Require that the server holds the public samples that ``aggregator`` asks for in a round."""
@@ -225,8 +228,12 @@ class PoolModule(L.LightningModule, ABC):
             self.log_dict(values, batch_size=1)
 
     def on_validation_end(self) -> None:
-        """Remember when that was."""
+        """Remember when that was; before training, tell of what Lightning would tell after a part of it."""
         self.validated_rounds = self.trainer.global_step
+        if self.trainer.sanity_checking:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, EarlyStopping) and not callback._check_on_train_epoch_end:
+                    self._require_logged("trainer.callbacks.monitor", callback.monitor)
 
     def on_train_end(self) -> None:
         """Remember how many rounds the model has seen, for a test that follows."""

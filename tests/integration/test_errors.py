@@ -112,6 +112,17 @@ KRUM = ["--model.aggregator=Krum"]
             "checkpoint.monitor must be a value logged in validation, got 'val/los'",
         ),
         (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+            "trainer.callbacks.monitor must be a value logged in validation, got 'val_loss'",
+        ),
+        (
+            [
+                "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+                "--model.lr_scheduler.monitor=val/los",
+            ],
+            "model.lr_scheduler.monitor must be a value logged in validation, got 'val/los'",
+        ),
+        (
             ["--trainer.callbacks+=ByzantineInjection", "--trainer.callbacks.num_byzantine=0"],
             "there must be one ByzantineInjection, got 2",
         ),
