@@ -13,9 +13,8 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch import callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_agg.aggregators
@@ -38,13 +37,20 @@ from lightning_agg.callbacks import (
 )
 from lightning_agg.callbacks.byzantine_injection import require_one_injection
 from lightning_agg.callbacks.run_record import RunRecord
-from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
+from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
+AVERAGING = tuple(
+    getattr(callbacks, name)
+    for name in ("StochasticWeightAveraging", "WeightAveraging")
+    if hasattr(callbacks, name)
+)
+"""Callbacks that keep averages of the weights; the second is not in every Lightning that serves."""
+
 USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
 """Instead of every setting there is, which would bury an error."""
 
@@ -164,7 +170,12 @@ class PoolCLI(LightningCLI):
         listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         for callback in listed:
             require(
-                not isinstance(callback, BatchSizeFinder | LearningRateFinder),
+                not isinstance(callback, AVERAGING),
+                f"trainer.callbacks must not have a {type(callback).__name__}: its averages are not part of the state that a killed run"
+                " goes on from.",
+            )
+            require(
+                not isinstance(callback, callbacks.BatchSizeFinder | callbacks.LearningRateFinder),
                 f"trainer.callbacks must not have a {type(callback).__name__}: it tries trainings of its own before this one, and what"
                 " it looks for is given by data.batch_size and model.optimizer.",
             )
@@ -197,11 +208,10 @@ class PoolCLI(LightningCLI):
 
     @staticmethod
     def _loggers(root: Path, version: str, resume_step: int | None) -> list[Any]:
-        # purge_step makes TensorBoard forget what was logged after the checkpoint.
-        purge: dict[str, Any] = {"purge_step": resume_step} if resume_step else {}
+        settings: dict[str, Any] = {"name": "", "version": version, "resume_step": resume_step}
         return [
-            TensorBoardLogger(root, name="", version=version, default_hp_metric=False, **purge),
-            ResumableCSVLogger(str(root), name="", version=version, resume_step=resume_step),
+            ResumableTensorBoardLogger(str(root), default_hp_metric=False, **settings),
+            ResumableCSVLogger(str(root), **settings),
         ]
 
 

@@ -24,7 +24,8 @@ def lines(module: PoolModule, trainer: L.Trainer, subcommand: str, run: Run) -> 
     if result is not None:
         yield result
     elif fitted and trainer.global_step == run.step:
-        yield f"nothing left to train: the run has had its {run.step} {module.steps}, see trainer.max_steps"
+        bound = "EarlyStopping" if trainer.should_stop else "trainer.max_steps"
+        yield f"nothing left to train: the run has had its {run.step} {module.steps}, see {bound}"
     elif fitted:
         yield "not validated: training ended before the next validation, see trainer.val_check_interval"
     yield f"run: {run.folder}"

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.errors import require
+from lightning_agg.loggers import LogsAhead
 
 
 class RunCheckpoint(Checkpoint):
@@ -48,17 +48,30 @@ class RunCheckpoint(Checkpoint):
         if self.folder is not None and not (self.folder / "best.ckpt").exists():
             self.best_score = None
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once what ``EarlyStopping`` had stopped when the checkpoint was written."""
+        trainer.should_stop |= any(
+            isinstance(callback, EarlyStopping) and _has_stopped(callback)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write ``last.ckpt`` if it is time; where a validation follows, after it.
 
         What a validation changes (schedule, early stopping, best score) belongs to its round, and Lightning does not
-        run it again when it resumes from a checkpoint that was written before it.
+        run it again when it resumes from a checkpoint that was written before it. But the validation with which Lightning ends a
+        training that is stopped in between (by ``max_time``, say) is no part of one that goes on, so it comes after ``last.ckpt``.
         """
-        loop = trainer.fit_loop
-        self._due = trainer.global_step % self.every_n_rounds == 0 or trainer.global_step == trainer.max_steps
-        if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+        stopped = trainer.should_stop and trainer.fit_loop._can_stop_early
+        self._due = (
+            stopped
+            or trainer.global_step % self.every_n_rounds == 0
+            or trainer.global_step == trainer.max_steps
+        )
+        if self._due and not _validates(trainer):
             _log_round(trainer)
             self._save(trainer, "last")
+            self._due = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write ``best.ckpt`` if this validation of a fit was the best, and ``last.ckpt`` if it was time."""
@@ -111,14 +124,28 @@ class RunCheckpoint(Checkpoint):
             self._saved_step = trainer.global_step
 
 
+def _has_stopped(callback: EarlyStopping) -> bool:
+    reason = getattr(callback, "stopping_reason", None)  # since Lightning 2.6
+    return bool(reason.value) if reason is not None else callback.wait_count >= callback.patience
+
+
+def _validates(trainer: L.Trainer) -> bool:
+    """Whether a validation is due after this round, by its interval."""
+    loop, stopped = trainer.fit_loop, trainer.should_stop
+    trainer.should_stop = False
+    due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+    trainer.should_stop = stopped
+    return due
+
+
 def _log_round(trainer: L.Trainer) -> None:
-    """Write the round's row of ``metrics.csv``: Lightning does so after this hook, and a kill between would lose it."""
+    """Log the round now: Lightning does so after this hook, and a kill between would lose it."""
     connector = trainer._logger_connector
     if not connector.should_update_logs:
         return
     row = convert_tensors_to_scalars(connector.metrics["log"])
     for logger in trainer.loggers:
-        if isinstance(logger, ResumableCSVLogger) and row:
+        if isinstance(logger, LogsAhead) and row:
             logger.log_ahead(
                 {**row, "epoch": trainer.current_epoch}, trainer.fit_loop.epoch_loop._batches_that_stepped
             )

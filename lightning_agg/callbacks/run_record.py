@@ -50,8 +50,10 @@ class RunRecord(SaveConfigCallback):
             config.ckpt_path = None  # what was resumed is this run itself: its record begins another one
             self.parser.save(config, self.folder / self.config_filename, skip_none=False, overwrite=True)
         for logger in _tensorboards(trainer):
-            text = self.parser.dump(self.config, skip_none=False)
-            logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+            text = "\n".join(
+                f"    {line}" for line in self.parser.dump(self.config, skip_none=False).splitlines()
+            )
+            logger.experiment.add_text("config", text, global_step=trainer.global_step)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the configuration, and draw which worker holds which labels."""

@@ -246,6 +246,8 @@ class PoolModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose tensors are not those of this configuration."""
+        # Lightning does so after loading, and would have rounded what it loads: 64-true.
+        self.trainer.precision_plugin.convert_module(self)
         self.trained_rounds = int(checkpoint["global_step"])
         self._resumed_optimizers = checkpoint.get("optimizers")
         memory = set(self.resizable())

@@ -127,6 +127,14 @@ KRUM = ["--model.aggregator=Krum"]
             "there must be one ByzantineInjection, got 2",
         ),
         (
+            ["--trainer.callbacks+=EMAWeightAveraging"],
+            "trainer.callbacks must not have a EMAWeightAveraging",
+        ),
+        (
+            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
+            "trainer.callbacks must not have a StochasticWeightAveraging",
+        ),
+        (
             ["--trainer.callbacks+=BatchSizeFinder"],
             "trainer.callbacks must not have a BatchSizeFinder",
         ),

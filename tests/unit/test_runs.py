@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from lightning_agg.csv_logger import ResumableCSVLogger
 from lightning_agg.errors import SettingError
+from lightning_agg.loggers import ResumableCSVLogger
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 

@@ -1,15 +1,57 @@
-"""A CSV logger that goes on in the file of a resumed run."""
+"""Loggers of a run that goes on after a kill as if nothing had happened."""
 
 import csv
 import os
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
-class ResumableCSVLogger(CSVLogger):
+class LogsAhead(Logger):
+    """Can write a round before Lightning logs it, so that a checkpoint of the round is never without it."""
+
+    _ahead: int | None = None
+
+    def log_ahead(self, metrics: dict[str, Any], step: int) -> None:
+        """Write the row of ``step`` now, and not when it is logged next."""
+        self.log_metrics(metrics, step)
+        self.flush()
+        self._ahead = step
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Log, unless it has been written ahead."""
+        if step is not None and step == self._ahead:
+            self._ahead = None
+        else:
+            super().log_metrics(metrics, step)  # type: ignore[safe-super]
+
+    def flush(self) -> None:
+        """Bring to disk what has been logged."""
+        self.save()
+
+
+class ResumableTensorBoardLogger(LogsAhead, TensorBoardLogger):  # type: ignore[misc]
+    """Lightning's logger of TensorBoard events; on resume TensorBoard forgets what was logged after the checkpoint.
+
+    Args:
+        save_dir: Folder of the runs.
+        resume_step: Rounds done in the checkpoint; ``None`` for a new run, or to keep every event.
+        kwargs: Arguments of Lightning's ``TensorBoardLogger``.
+    """
+
+    def __init__(self, save_dir: str, resume_step: int | None = None, **kwargs: Any) -> None:
+        if resume_step is not None:
+            kwargs["purge_step"] = resume_step
+        super().__init__(save_dir, **kwargs)
+
+    def flush(self) -> None:
+        """The events alone: the file of hyper-parameters is written once, at the end."""
+        self.experiment.flush()
+
+
+class ResumableCSVLogger(LogsAhead, CSVLogger):
     """Writes ``metrics.csv``; on resume keeps the rows before ``resume_step`` instead of deleting the file.
 
     Args:
@@ -21,20 +63,6 @@ class ResumableCSVLogger(CSVLogger):
     def __init__(self, save_dir: str, resume_step: int | None = None, **kwargs: Any) -> None:
         super().__init__(save_dir, **kwargs)
         self._resume_step = resume_step
-        self._ahead: int | None = None
-
-    def log_ahead(self, metrics: dict[str, Any], step: int) -> None:
-        """Write the row of ``step`` now, and not when it is logged next."""
-        self.log_metrics(metrics, step)
-        self.save()
-        self._ahead = step
-
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Add a row, unless it has been written ahead."""
-        if step is not None and step == self._ahead:
-            self._ahead = None
-        else:
-            super().log_metrics(metrics, step)
 
     @property
     @rank_zero_experiment

@@ -2,7 +2,7 @@
 
 from runs import metrics
 
-from lightning_agg.csv_logger import ResumableCSVLogger
+from lightning_agg.loggers import ResumableCSVLogger
 
 
 def logger(folder, resume_step=None):

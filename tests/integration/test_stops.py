@@ -1,0 +1,113 @@
+"""Trainings that end before their last round, and then go on or do not."""
+
+import pytest
+import torch
+from runs import assert_resumes, assert_same_run, checkpoint, metrics, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_agg.callbacks import RunCheckpoint
+
+OPTIONS = ["--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1"]
+EARLY = [
+    *OPTIONS,
+    "--trainer.max_steps=40",
+    "--checkpoint.every_n_rounds=4",
+    "--trainer.callbacks+=EarlyStopping",
+    "--trainer.callbacks.monitor=val/loss",
+    "--trainer.callbacks.mode=max",
+    "--trainer.callbacks.patience=2",
+]
+PLATEAU = [
+    *OPTIONS,
+    "--trainer.max_steps=14",
+    "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+    "--model.lr_scheduler.patience=0",
+    "--model.lr_scheduler.threshold=0.5",
+]
+
+
+class KilledError(Exception):
+    """Instead of a kill."""
+
+
+def run_until(name, step, folder, *options):
+    """A training that ends as soon as a checkpoint of that round is in place."""
+    save = RunCheckpoint._save
+
+    def save_and_die(self, trainer, written):
+        save(self, trainer, written)
+        if (written, trainer.global_step) == (name, step):
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunCheckpoint, "_save", save_and_die)
+        with pytest.raises(KilledError):
+            run("fit", folder, *options)
+
+
+def scalars(folder, name):
+    events = EventAccumulator(str(folder / "version_0"))
+    events.Reload()
+    return [event.step for event in events.Scalars(name)]
+
+
+def test_what_early_stopping_has_ended_does_not_go_on(tmp_path, capsys):
+    run("fit", tmp_path, *EARLY)
+    ended = checkpoint(tmp_path)
+    assert ended["global_step"] == 12
+    capsys.readouterr()
+    run("fit", tmp_path, *EARLY, "--ckpt_path=last")
+    assert_same_run(ended, checkpoint(tmp_path))
+    told = capsys.readouterr().out
+    assert "nothing left to train: the run has had its 12 rounds, see EarlyStopping" in told
+    with pytest.warns(UserWarning, match="callbacks used to create the checkpoint need to be provided"):
+        run("fit", tmp_path, *OPTIONS, "--trainer.max_steps=16", "--ckpt_path=last")
+    assert checkpoint(tmp_path)["global_step"] == 16
+
+
+def test_nor_where_it_was_killed_in_that_moment(tmp_path):
+    run_until("last", 12, tmp_path, *EARLY)
+    run("fit", tmp_path, *EARLY, "--ckpt_path=last")
+    assert checkpoint(tmp_path)["global_step"] == 12
+
+
+def test_a_stop_between_validations_leaves_no_trace_in_the_weights(tmp_path):
+    run("fit", tmp_path / "unbroken", *PLATEAU)
+    stopped = ["--trainer.callbacks+=runs_callbacks.StopAt", "--trainer.callbacks.rounds=6"]
+    cli = run("fit", tmp_path / "stopped", *PLATEAU, *stopped)
+    assert "val/accuracy" in cli.trainer.callback_metrics
+    assert checkpoint(tmp_path / "stopped")["global_step"] == 6
+    run("fit", tmp_path / "stopped", *PLATEAU, "--ckpt_path=last")
+    unbroken, resumed = (checkpoint(tmp_path / name) for name in ("unbroken", "stopped"))
+    assert_same_run(unbroken, resumed)
+    assert unbroken["optimizer_states"][0]["param_groups"][0]["lr"] < 0.1
+
+
+def test_double_precision_is_resumed_exactly(tmp_path):
+    options = [
+        *OPTIONS,
+        "--trainer.precision=64-true",
+        "--model.momentum=0.9",
+        "--model.aggregator=CenteredClipping",
+    ]
+    assert_resumes(tmp_path, *options, stop=5, end=9)
+    state = checkpoint(tmp_path / "stopped")["state_dict"]
+    assert {tensor.dtype for name, tensor in state.items() if "weight" in name} == {torch.float64}
+
+
+def test_no_event_is_lost_at_a_checkpoint_or_repeated_after_it(tmp_path):
+    options = [*OPTIONS, "--trainer.max_steps=9", "--checkpoint.every_n_rounds=3"]
+    run_until("last", 6, tmp_path, *options)
+    assert scalars(tmp_path, "train/loss") == [0, 1, 2, 3, 4, 5]
+    run("fit", tmp_path, *options, "--ckpt_path=last")
+    assert scalars(tmp_path, "train/loss") == list(range(9))
+    assert scalars(tmp_path, "val/loss") == [3, 7]
+    assert [row["step"] for row in metrics(tmp_path) if "train/loss" in row] == [str(i) for i in range(9)]
+
+
+def test_events_before_the_first_checkpoint_are_forgotten(tmp_path):
+    options = [*OPTIONS, "--trainer.max_steps=6"]
+    run_until("best", 4, tmp_path, *options)
+    with pytest.warns(UserWarning, match="training starts from round 0"):
+        run("fit", tmp_path, *options, "--ckpt_path=last")
+    assert scalars(tmp_path, "train/loss") == list(range(6))
