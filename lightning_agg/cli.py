@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_agg.aggregators
@@ -59,6 +60,7 @@ class PoolCLI(LightningCLI):
     """LightningCLI with attacks, noise, compression and checkpoints as groups of their own, and one folder per run."""
 
     run: Run | None = None
+    _lock: TextIO | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -69,6 +71,9 @@ class PoolCLI(LightningCLI):
                 if not isinstance(error, SettingError | MisconfigurationException):
                     self._tell_how_to_go_on()
             raise
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups ``byzantine``, ``noise``, ``compression`` and ``checkpoint``."""
@@ -132,6 +137,8 @@ class PoolCLI(LightningCLI):
         self.run = locate(root, str(self.subcommand), options.ckpt_path) if not config.fast_dev_run else None
         if self.run is not None:
             run = self.run
+            if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+                self._lock = run.reserve()
             options.ckpt_path = None if run.checkpoint is None else str(run.checkpoint)
             if config.logger in (None, True):
                 kwargs["logger"] = self._loggers(

@@ -10,12 +10,13 @@ import shutil
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_agg.errors import SettingError, require
+from lightning_agg.locks import lock
 
 WRITTEN = {"state_dict", "global_step", "pytorch-lightning_version"}
 """What every checkpoint of a run holds, among others."""
@@ -36,6 +37,24 @@ class Run:
     checkpoint: Path | None = None
     step: int = 0
     claimed: bool = field(default=False, compare=False)
+
+    def reserve(self) -> TextIO:
+        """Keep other trainings out of the folder, until what this returns is closed or the process ends.
+
+        Raises:
+            SettingError: If one is in it, or it cannot be written to.
+        """
+        try:
+            held = lock(self.folder)
+        except OSError as error:
+            raise SettingError(
+                f"trainer.default_root_dir must be a folder that can be written to: {self.folder}: {error.strerror}."
+            ) from error
+        if held is None:
+            raise SettingError(
+                f"ckpt_path must not be of a run that is still being trained, got that of {self.folder}."
+            )
+        return held
 
     def discard(self) -> None:
         """Remove the folder if it was made for a run that did not even begin: it holds but empty logs."""
@@ -88,7 +107,7 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     )
     # Killed before its first checkpoint: starting over is going on.
     rank_zero_warn(f"There is no {path} yet: training starts from round 0.")
-    return Run(newest)
+    return Run(newest) if newest.exists() else _claim(Run(newest), subcommand)
 
 
 def _claim(run: Run, subcommand: str) -> Run:

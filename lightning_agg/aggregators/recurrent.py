@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_agg import pretrained
+from lightning_agg import pretrained, seeding
 from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
@@ -106,6 +106,7 @@ class Recurrent(Aggregator):
             episode, while it would raise the loss to a quarter above the largest of the last ten rounds':
             :func:`lightning_agg.aggregators.line_search.search`. Models that want smaller steps than the one trained on then
             find them [false].
+        seed: Seed of the weights of a network that is not trained; the run's when null.
 
     Raises:
         ValueError: If the settings contradict each other, the weights or the pool, or a file is no such weights.
@@ -145,6 +146,7 @@ class Recurrent(Aggregator):
         distrust_copies: bool | None = None,
         momenta: list[float] | None = None,
         line_search: bool | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -175,8 +177,8 @@ class Recurrent(Aggregator):
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
         direct = len(self.features.momenta)
-        # Of numbers that weights replace, none is drawn.
-        with torch.random.fork_rng(devices=[], enabled=weights is not None):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seeding.run_seed(seed))
             self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
         if weights is not None:
             if widened:

@@ -83,7 +83,7 @@ class MetaLearner(PoolModule):
         baselines: By name, an aggregator and a server's optimizer each, to be compared with: they play the same episodes, once
             in a run; none when null.
         num_threads: CPU threads of each process, as for ``ParameterServer``.
-        seed: Seed of initial parameters and episodes; the run's seed when null.
+        seed: Seed of the models' initial parameters and of the episodes; the run's seed when null. That of the aggregator's weights is its own.
     """
 
     best_loss: Tensor

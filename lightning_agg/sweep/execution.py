@@ -1,6 +1,5 @@
 """The trials of a sweep in processes of their own, several at a time."""
 
-import fcntl
 import multiprocessing
 import time
 from collections import defaultdict
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_agg.errors import SettingError
+from lightning_agg.locks import lock
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.process import begin, visible_devices
 from lightning_agg.sweep.trial_run import Result, homes, run
@@ -25,16 +25,14 @@ def reserved(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        held = lock(folder)
     except OSError as error:
         raise SettingError(
             f"folder must be one that can be written to, got {folder}: {error.strerror}."
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingError(f"folder must not be that of a sweep that is running, got {folder}.") from None
+    if held is None:
+        raise SettingError(f"folder must not be that of a sweep that is running, got {folder}.")
+    with held:
         yield
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import yaml
-from runs import checkpoint, finish, metrics, run, start
+from runs import assert_same_run, checkpoint, finish, metrics, run, start
 
 from lightning_agg.errors import SettingError
+from lightning_agg.runs import Run
 
 
 def test_refused_settings_leave_no_run(tmp_path):
@@ -95,3 +96,24 @@ def test_the_record_of_a_resumed_run_begins_another(tmp_path):
     assert (settings["ckpt_path"], settings["trainer"]["max_steps"]) == (None, 4)
     run("fit", tmp_path, config=str(record))
     assert checkpoint(tmp_path, version=1)["global_step"] == 4
+
+
+def test_a_run_is_not_trained_twice_at_a_time(tmp_path):
+    run("fit", tmp_path, "--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
+    before = metrics(tmp_path), checkpoint(tmp_path)
+    again = ["--trainer.max_steps=4", "--ckpt_path=last"]
+    with (
+        Run(tmp_path / "version_0").reserve(),
+        pytest.raises(SettingError, match="ckpt_path must not be of a run that is still being trained"),
+    ):
+        run("fit", tmp_path, *again)
+    assert metrics(tmp_path) == before[0]
+    assert_same_run(before[1], checkpoint(tmp_path))
+    run("fit", tmp_path, *again)
+    assert checkpoint(tmp_path)["global_step"] == 4
+
+
+def test_going_on_where_nothing_is_begins(tmp_path):
+    with pytest.warns(UserWarning, match="training starts from round 0"):
+        run("fit", tmp_path / "new", "--trainer.max_steps=2", "--ckpt_path=last")
+    assert checkpoint(tmp_path / "new")["global_step"] == 2

@@ -567,17 +567,29 @@ def test_the_aggregate_is_positively_homogeneous_in_a_first_round():
     assert torch.allclose(rule(1000 * gradients), 1000 * once, rtol=1e-4)
 
 
+def test_untrained_weights_are_of_the_seed_alone():
+    state = torch.get_rng_state()
+    first = Recurrent(slots=4, seed=1).network.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    same, other = (Recurrent(slots=4, seed=seed).network.state_dict() for seed in (1, 2))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(
+        torch.equal(first[name], other[name]) for name in first if "weight" in name or "from" in name
+    )
+
+
 def test_it_remembers_forgets_and_is_restored():
     settings = {
         "slots": 4, "running_scale": 0.9, "momenta": [0.0, 0.9], "trust_decay": 0.9, "loss_information": True,
-        "direction_decay": 0.8, "gate": True, "batch_scaling": 0.5, "batch_decay": 0.9, "line_search": True, "output_scale": 30.0,
+        "direction_decay": 0.8, "gate": True, "batch_scaling": 0.5, "batch_decay": 0.9, "line_search": True, "output_scale": 300.0,
     }  # fmt: skip
     server = Context(
         parameters=lambda: torch.ones(7),
         public_losses=lambda v, n: v.square().sum(1),
         public_gradient=lambda n: torch.full((7,), 2.0),
     )
-    rule, rounds = Recurrent(**settings), torch.randn(4, 4, 7)
+    rule, rounds = Recurrent(**settings), torch.randn(4, 4, 7, generator=torch.Generator().manual_seed(0))
     first = [rule(g, server) for g in rounds]
     assert rule.search[0] > 0
     rule.reset()
