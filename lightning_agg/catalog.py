@@ -73,7 +73,7 @@ def entries(family: str) -> list[dict[str, str]]:
             for name in pretrained.names()
         ]
     base, setting = FAMILIES[family]
-    found = _models() if family == "models" else set(_below(base))
+    found = _models() if family == "models" else set(below(base))
     return [
         {
             "name": cls.__name__,
@@ -132,13 +132,13 @@ def _without_latex(formula: str) -> str:
     return formula.replace("{", "").replace("}", "")
 
 
-def _below(base: type) -> Iterator[type]:
-    """The classes below ``base`` that can be used, those of plugins too."""
+def below(base: type) -> Iterator[type]:
+    """The classes below ``base`` that can be made, those of plugins too."""
     children: list[type] = base.__subclasses__()
     for cls in children:
         if not inspect.isabstract(cls) and cls is not TorchvisionPool:
             yield cls
-        yield from _below(cls)
+        yield from below(cls)
 
 
 def _models() -> set[type]:

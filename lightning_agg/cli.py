@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -42,6 +42,7 @@ from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
+from lightning_agg.refusals import explained, require_subcommand
 from lightning_agg.runs import Run, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
@@ -150,7 +151,7 @@ class PoolCLI(LightningCLI):
         options.weights_only = True
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # all that it is told are settings
+        except (ValueError, TypeError) as error:  # all that it is told are settings
             raise SettingError(f"trainer: {error}") from error
 
     def _check_trainer(self, config: Any) -> None:
@@ -226,12 +227,15 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     """What ``parser`` reads.
 
     Raises:
-        SettingError: If a configuration file is no text, which jsonargparse does not tell.
+        SettingError: If it does not accept something, or a configuration file is no text.
     """
     try:
         return parser.parse_args(list(args))
     except UnicodeDecodeError as error:
         raise SettingError(f"config must name text files in YAML; one is not: {error}.") from error
+    except ArgumentError as error:
+        parsers = getattr(parser._subcommands_action, "_name_parser_map", {})
+        raise SettingError(explained(str(error), parsers.get(args[0], parser) if args else parser)) from None
 
 
 def files_first(args: Sequence[str]) -> list[str]:
@@ -281,7 +285,10 @@ def main(args: ArgsType = None) -> PoolCLI:
         parser_kwargs={
             "description": "Train with workers you cannot trust.",
             "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list. What is wrong with this machine: lightning-agg doctor",
-            **{name: {"usage": f"%(prog)s {USAGE}"} for name in PoolCLI.subcommands()},
+            "exit_on_error": False,
+            **{
+                name: {"usage": f"%(prog)s {USAGE}", "exit_on_error": False} for name in PoolCLI.subcommands()
+            },
         },
         trainer_defaults={
             "use_distributed_sampler": False,
@@ -314,6 +321,7 @@ def console() -> None:
         elif sys.argv[1:2] == ["doctor"]:
             doctor.main(sys.argv[2:])
         else:
+            require_subcommand(sys.argv[1:2], [*PoolCLI.subcommands(), "sweep", "list", "doctor"])
             main()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")

@@ -167,14 +167,12 @@ def _run(root: Path, arguments: Sequence[str]) -> _Done:
 
 def _configuration(trial: Trial) -> dict[str, Any]:
     """The whole configuration that a trial's arguments come to."""
-    printed, told = io.StringIO(), io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main(["fit", *trial.arguments, "--print_config"])
-    except SystemExit as ended:
-        if ended.code:
-            _, _, message = told.getvalue().rpartition("error: ")
-            raise SettingError(f"{trial.name}: {message.strip()}") from None
+    except SettingError as error:
+        raise SettingError(f"{trial.name}: {error}") from None
     config: dict[str, Any] = yaml.safe_load(printed.getvalue())
     return config
 

@@ -27,13 +27,6 @@ def printed(capsys, *args: str) -> dict:
     return yaml.safe_load(capsys.readouterr().out)
 
 
-def refused(capsys, *args: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(list(args))
-    assert ended.value.code == 2
-    return capsys.readouterr().err
-
-
 @pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_fragments_layer_over_the_quickstart(fragment, tmp_path):
     cli = main(
@@ -162,37 +155,6 @@ def test_a_chain_that_leaves_too_few_rows_is_refused(tmp_path):
     assert str(error.value) == (
         "PreAggregated: MultiKrum: num_byzantine must satisfy 2 f + 2 < M (f = 1, M = 4) for the rows that the"
         " steps leave (pool size M = 10)."
-    )
-
-
-@pytest.mark.parametrize(
-    ("option", "told"),
-    [
-        ("--model.aggregator.num_byz=3", "num_byz"),
-        ("--byzantine.atack=SignFlip", "atack"),
-        ("--model.aggregator=Krumm", "Krumm"),
-        ("--data.pool_size=ten", "ten"),
-        ("--noise.distribution=cauchy", "cauchy"),
-        ("--trainer.max_stepz=3", "max_stepz"),
-        ("--byzantine.attack=SignFlip --byzantine.attack.of=nobody", "nobody"),
-    ],
-)
-def test_misspelt_keys_and_wrong_types_are_refused(capsys, option, told):
-    assert told in refused(capsys, "fit", "-c", QUICKSTART, *option.split())
-
-
-@pytest.mark.parametrize(
-    "line", ["  num_workers: 3", "  pool_size: [1]", "  partitioner: {class_path: Nope}"]
-)
-def test_wrong_yaml_is_refused(capsys, tmp_path, line):
-    path = tmp_path / "wrong.yaml"
-    path.write_text(f"data:\n  class_path: lightning_agg.data.DigitsPool\n  init_args:\n  {line}\n")
-    refused(capsys, "fit", "-c", QUICKSTART, "-c", str(path))
-
-
-def test_a_required_argument_is_asked_for(capsys):
-    assert "num_byzantine" in refused(
-        capsys, "fit", "-c", QUICKSTART, "--model.aggregator=Krum", "--model.aggregator.num_byzantine=null"
     )
 
 

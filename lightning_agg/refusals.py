@@ -1,0 +1,195 @@
+"""What jsonargparse says of a wrong setting, in one paragraph.
+
+It tries every type that a setting may have and tells of all, at length. What counts is the deepest of the settings that
+it names, and what it wants there.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_agg import catalog
+from lightning_agg.errors import SettingError
+
+KEY = re.compile(r'Parser key "([^"]+)":(?: (.+))?$')
+CLASS = re.compile(r"Problem with given class_path '([^']+)':$")
+VALUE = re.compile(r"Given value: (.*)$")
+GOT = re.compile(r"(.*)\. Got value: (.*)$")
+TYPES = re.compile(r"Subtypes: \[(.*)\]$")
+CALLABLE = re.compile(r"Type .* expects a function or a callable class: ")
+ARGUMENT = re.compile(r"argument --(\S+): (.*)")
+NOISE = re.compile(
+    r"Does not validate|Errors:|Given value type: |Expected a path but |Expected a <class '(?:NoneType|list)'>$"
+    r"|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict "
+)
+PEERS = "byzfl.", "torchjd."
+OTHERS = Callback, Optimizer, LRScheduler
+"""Families of others whose classes settings name."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that is wrong.
+
+    Args:
+        setting: Its dotted name.
+        owner: Path of the class whose setting it is, if of one.
+        text: What jsonargparse says.
+        value: What was given, where that is told.
+    """
+
+    setting: str
+    owner: str
+    text: str
+    value: str = ""
+
+
+def explained(message: str, parser: ArgumentParser) -> str:
+    """``message`` in one paragraph, with what may have been meant; itself where it has another form."""
+    unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
+    if unknown:
+        return "; ".join(_unknown_option(argument, parser) for argument in unknown[1].split())
+    if argument := ARGUMENT.match(message):
+        return f"{argument[1]}: {argument[2]}."
+    reasons = list(_reasons(message))
+    if not reasons:
+        return message
+    depth = max(reason.setting.count(".") for reason in reasons)
+    deepest = list(dict.fromkeys(r for r in reasons if r.setting.count(".") == depth))
+    typed = [r for r in deepest if r.text.startswith("Expected a ") and "dot import" not in r.text]
+    others = [_told(r) for r in deepest if r not in typed]
+    if not typed or any("did you mean" in told for told in others):
+        return " ".join(dict.fromkeys(others))
+    types = " or ".join(dict.fromkeys(_type(reason.text) for reason in typed))
+    value = next((reason.value for reason in typed if reason.value), "")
+    hint = " (infinity is written .inf)" if value.lstrip("+-") == "inf" else ""
+    if value == "None":
+        return f"{typed[0].setting} must be given: {types}."
+    return f"{typed[0].setting} must be {types}" + (f", got {value}{hint}." if value else ".")
+
+
+def require_subcommand(given: Sequence[str], known: Sequence[str]) -> None:
+    """Check that the first word of a command line, if it is none of the options, is a subcommand."""
+    if given and not given[0].startswith("-") and given[0] not in known:
+        raise SettingError(
+            f"the first word must be one of {', '.join(known)}, got {given[0]}{_meant(given[0], known) or '.'}"
+        )
+
+
+def _reasons(message: str) -> Iterator[Reason]:
+    stack: list[tuple[int, str, str]] = []
+    found: list[Reason] = []
+    lists: list[Reason] = []
+    for line in filter(str.strip, message.splitlines()):
+        indent = len(line) - len(line.lstrip(" "))
+        text, called = CALLABLE.subn("", line.lstrip(" -"))
+        while stack and stack[-1][0] >= indent:
+            stack.pop()
+        setting = ".".join(name for _, kind, name in stack if kind == "key")
+        owners = [name for _, kind, name in reversed(stack) if kind == "class" and not called]
+        owner = owners[0] if owners else ""
+        if key := KEY.match(text):
+            stack.append((indent, "key", key[1]))
+            if key[2]:
+                found.append(Reason(f"{setting}.{key[1]}".lstrip("."), owner, key[2]))
+        elif path := CLASS.match(text):
+            stack.append((indent, "class", path[1]))
+        elif value := VALUE.match(text):
+            given = value[1].partition(". Got value: ")[0]
+            if not given.startswith(("NestedArg(", "Namespace(")):
+                found = [replace(r, value=r.value or given) if r.setting == setting else r for r in found]
+                lists = [replace(r, value=given) if r.setting == setting else r for r in lists]
+        elif types := TYPES.match(text):
+            if types[1].startswith("list["):
+                lists.append(Reason(setting, owner, f"Expected a {types[1].partition(']')[0]}]"))
+        elif not NOISE.match(text):
+            found.append(_reason(setting, owner, text))
+    depth = max((reason.setting.count(".") for reason in found), default=-1)
+    yield from found
+    yield from (reason for reason in lists if reason.setting.count(".") > depth)
+
+
+def _reason(setting: str, owner: str, text: str) -> Reason:
+    got = GOT.match(text)
+    if got is None:
+        return Reason(setting, owner, text)
+    text, given = got.groups()
+    made = re.match(r"Namespace\(class_path='([^']+)'", given)
+    if made is None:
+        return Reason(setting, owner, text, given)
+    value = re.search(rf"\b{setting.rpartition('.')[2]}='?([^',)]*)", given)
+    return Reason(setting, made[1], text, value[1] if value else "")
+
+
+def _told(reason: Reason) -> str:
+    text, setting = reason.text, reason.setting
+    owner = reason.owner.rpartition(".")[2]
+    if name := re.match(r"Expected a dot import path string: (.*)", text):
+        return f"{setting}: there is no class {name[1]}{_meant(name[1], _class_names()) or '.'}"
+    if name := re.match(r"Option '(.*)' is not accepted", text):
+        names = _settings(reason.owner)
+        has = f" (it has {', '.join(names)})" if names else ""
+        return f"{setting}.{name[1]}: {owner} has no such setting{_meant(name[1], names) or has + '.'}"
+    if missing := re.match(r"the following arguments are required: (.*)", text):
+        return f"{setting}.{missing[1]} must be given" + (f": {owner} needs it." if owner else ".")
+    if base := re.search(r"but (?:.*\.)?(\w+) is abstract", text):
+        return f"{setting} must name a class, before its settings: {base[1]} is none that can be made."
+    if path := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        peer = path[2] == "Aggregator" and path[1].startswith(PEERS)
+        hint = f"; a rule of another library: --{setting} External --{setting}.rule {path[1]}" if peer else ""
+        return f"{setting}: {path[1]} is no {path[2]}{hint}."
+    if text.startswith("No module named"):
+        return f"{setting}: {reason.owner} cannot be imported: {text}."
+    return f"{setting}: {text}"
+
+
+def _type(text: str) -> str:
+    wanted = text.removeprefix("Expected a ")
+    if choices := re.match(r"typing\.Literal\[(.*)\]", wanted):
+        return " or ".join(choices[1].split(", "))
+    plain = re.match(r"<class '(?:.*\.)?(\w+)'>", wanted)
+    return {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text"}.get(
+        plain[1] if plain else "", plain[1] if plain else wanted
+    )
+
+
+def _unknown_option(argument: str, parser: ArgumentParser) -> str:
+    name = argument.partition("=")[0]
+    return f"there is no setting {name}{_meant(name, parser._option_string_actions) or '.'}"
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
+def _class_names() -> set[str]:
+    bases = [base for family, (base, _) in catalog.FAMILIES.items() if family != "models"]
+    found = {cls.__name__ for base in [*bases, *OTHERS] for cls in catalog.below(base)}
+    return found | {entry["name"] for entry in catalog.entries("models")}
+
+
+def _settings(path: str) -> list[str]:
+    """Names of the settings of a class, those that it hands on to its bases included."""
+    module, _, name = path.rpartition(".")
+    cls: Any = getattr(__import__(module, fromlist=[name]), name)
+    names: dict[str, None] = {}
+    for base in inspect.getmro(cls):
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        names |= {
+            n: None
+            for n, p in parameters.items()
+            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        }
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return list(names)
