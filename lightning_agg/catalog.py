@@ -98,11 +98,12 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("family", nargs="*", help=", ".join(families))
     parser.add_argument("--json", action="store_true", help="as JSON, by family")
     told = parser.parse_args(list(args))
-    unknown = sorted(set(told.family) - set(families))
+    named = [next((f for f in families if name in (f, f.removesuffix("s"))), name) for name in told.family]
+    unknown = sorted(set(named) - set(families))
     if unknown:
         parser.error(f"family must be one of {', '.join(families)}, got {', '.join(unknown)}.")
     load_plugins()
-    listed = {family: entries(family) for family in told.family or families}
+    listed = {family: entries(family) for family in named or families}
     if told.json:
         print(json.dumps(listed, indent=2))
         return

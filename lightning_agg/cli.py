@@ -43,7 +43,7 @@ from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
 from lightning_agg.refusals import explained, require_subcommand
-from lightning_agg.runs import Run, locate, read_checkpoint
+from lightning_agg.runs import Run, checkpoint_file, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
 AVERAGING = tuple(
@@ -104,7 +104,7 @@ class PoolCLI(LightningCLI):
             self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
         )
         if ckpt_path and ckpt_path not in ("last", "best"):
-            read_checkpoint(Path(ckpt_path))
+            read_checkpoint(checkpoint_file(ckpt_path))
 
     def instantiate_classes(self) -> None:
         """Make data, model and Trainer.
@@ -143,7 +143,9 @@ class PoolCLI(LightningCLI):
             options.ckpt_path = None if run.checkpoint is None else str(run.checkpoint)
             if config.logger in (None, True):
                 kwargs["logger"] = self._loggers(
-                    root, run.folder.name, run.step if self.subcommand == "fit" else None
+                    root,
+                    int(run.folder.name.removeprefix("version_")),
+                    run.step if self.subcommand == "fit" else None,
                 )
             checkpoint: RunCheckpoint = self._get(self.config_init, "checkpoint")
             checkpoint.folder = run.folder / "checkpoints"
@@ -159,6 +161,12 @@ class PoolCLI(LightningCLI):
             config.enable_checkpointing is not False,
             "trainer.enable_checkpointing must not be false: every run can be resumed; for fewer checkpoints raise"
             " checkpoint.every_n_rounds and set checkpoint.monitor to null.",
+        )
+        several = len(config.devices) if isinstance(config.devices, list) else config.devices
+        require(
+            not str(several).isdigit() or int(several) < 2 or config.strategy != "auto",
+            "trainer.strategy must be worker_parallel where trainer.devices are several: it spreads the workers over them (strategy ="
+            f" {config.strategy}, devices = {config.devices}).",
         )
         bounds = config.max_steps, config.max_epochs, config.max_time, config.fast_dev_run
         require(
@@ -215,7 +223,7 @@ class PoolCLI(LightningCLI):
             print(f"run: {self.run.folder}\nto go on: the same command with --ckpt_path last")
 
     @staticmethod
-    def _loggers(root: Path, version: str, resume_step: int | None) -> list[Any]:
+    def _loggers(root: Path, version: int, resume_step: int | None) -> list[Any]:
         settings: dict[str, Any] = {"name": "", "version": version, "resume_step": resume_step}
         return [
             ResumableTensorBoardLogger(str(root), default_hp_metric=False, **settings),
@@ -271,6 +279,9 @@ def main(args: ArgsType = None) -> PoolCLI:
     Raises:
         SettingError: If a setting breaks a rule.
     """
+    # Lightning's own affairs, not the user's: a deprecated name it uses, and an advertisement.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     catalog.load_plugins()
     return PoolCLI(
         PoolModule,
@@ -300,17 +311,16 @@ def main(args: ArgsType = None) -> PoolCLI:
     )
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
 def console() -> None:
     """Entry point of the ``lightning-agg`` script: :func:`main`, a sweep, a list or a doctor; a wrong setting is told in one paragraph.
 
     Classes of files in the working directory are found by their path, as with ``python -m``.
     """
     sys.path.insert(0, os.getcwd())
-    # Lightning's own affairs, not the user's: a deprecated name it uses, and an advertisement.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda r: "litlogger" not in r.getMessage()
-    )
     try:
         if sys.argv[1:2] == ["sweep"]:
             from lightning_agg.sweep import command  # its trials call main() above

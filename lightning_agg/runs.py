@@ -82,7 +82,7 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     if ckpt_path is None and subcommand == "fit":
         return _claim(Run(root / f"version_{number}"), subcommand)
     if ckpt_path not in (None, "last", "best"):
-        path = Path(str(ckpt_path))
+        path = checkpoint_file(str(ckpt_path))
         folder = path.resolve().parent.parent
         step = read_checkpoint(path)["global_step"]
         home = next((version for _, version in versions if version.resolve() == folder), None)
@@ -100,10 +100,17 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     path = newest / "checkpoints" / f"{name}.ckpt"
     if path.is_file():
         return Run(newest, path, read_checkpoint(path)["global_step"])
+    others = [folder / "checkpoints" / f"{name}.ckpt" for folder in reversed(trained)]
+    older = next((file for file in others if file.is_file()), None)
     require(
         subcommand == "fit" and name == "last",
-        f"ckpt_path must name a checkpoint: there is no {path} (ckpt_path = {name}); run fit first, or give the"
-        " checkpoint's file, or the folder that holds the run's version_N as trainer.default_root_dir.",
+        f"ckpt_path must name a checkpoint: there is no {path} (ckpt_path = {name}); "
+        + (
+            f"the newest run that has one is {older}: give that as ckpt_path."
+            if older
+            else "run fit first, or give the"
+            " checkpoint's file, or the folder that holds the run's version_N as trainer.default_root_dir."
+        ),
     )
     # Killed before its first checkpoint: starting over is going on.
     rank_zero_warn(f"There is no {path} yet: training starts from round 0.")
@@ -130,13 +137,19 @@ def _claim(run: Run, subcommand: str) -> Run:
     return run
 
 
+def checkpoint_file(ckpt_path: str) -> Path:
+    """The file that is meant: itself, or the last one of a run's folder."""
+    path = Path(ckpt_path)
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint without running any code in it.
 
     Raises:
         SettingError: If the file is missing, truncated, holds code, or is no checkpoint of a run.
     """
-    require(path.is_file(), f"ckpt_path must be last, best or an existing file, got {path}.")
+    require(path.is_file(), f"ckpt_path must be last, best, a run's folder or an existing file, got {path}.")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error below says it better

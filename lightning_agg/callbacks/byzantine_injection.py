@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_agg import seeding
@@ -123,9 +123,16 @@ class ByzantineInjection(PoolCallback):
         """Tell who attacks, and how: both may have been drawn."""
         if pl_module.rounds_in_order and self.byzantine:
             workers = ", ".join(map(str, sorted(self.byzantine)))
+            drawn = f", drawn from {len(self.attacks)} attacks" if len(self.attacks) > 1 else ""
             rank_zero_info(
-                f"Byzantine: {type(self.attack).__name__} by {len(self.byzantine)} of {pl_module.pool_size} workers ({workers})"
+                f"Byzantine: {type(self.attack).__name__}{drawn} by {len(self.byzantine)} of {pl_module.pool_size} workers ({workers})"
             )
+            rounds = trainer.max_steps
+            if 0 < rounds <= self.first_round:
+                rank_zero_warn(
+                    f"byzantine.first_round should be below trainer.max_steps, or nobody attacks (first_round = {self.first_round},"
+                    f" max_steps = {rounds})."
+                )
 
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Draw attackers and attack of an episode: a function of (seed, episode) alone."""

@@ -13,11 +13,22 @@ from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 
 from lightning_agg.callbacks.figures import confusion_figure, label_figure
+from lightning_agg.errors import require
 
 if TYPE_CHECKING:
     from lightning_agg.modules.parameter_server import ParameterServer
 
 GROUPS = ("seed_everything", "model", "data", "byzantine", "noise", "compression")
+KEPT = (
+    "seed_everything",
+    "data.pool_size",
+    "data.partitioner",
+    "data.seed",
+    "model.optimizer",
+    "model.lr_scheduler",
+)
+"""Settings that a checkpoint holds the state of, or that divide the data: a run that goes on keeps them."""
+
 EVALUATED = ("seed_everything", "model", "data")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
 
@@ -57,7 +68,7 @@ class RunRecord(SaveConfigCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the configuration, and draw which worker holds which labels."""
-        self._tell_changes()
+        self._tell_changes(trainer.global_step)
         super().setup(trainer, pl_module, "fit")
         if not _is_server(pl_module) or trainer.global_step > 0:
             return
@@ -106,13 +117,22 @@ class RunRecord(SaveConfigCallback):
                 f" With -c {self.folder}/{self.config_filename} they are its own; another seed splits the data anew."
             )
 
-    def _tell_changes(self) -> None:
-        """Warn of settings that are not those a resumed run has had so far."""
+    def _tell_changes(self, step: int) -> None:
+        """Warn of settings that are not those a resumed run has had so far.
+
+        Raises:
+            SettingError: If one is among them that would not count, or would make another run of it.
+        """
         changes = self._changes(GROUPS)
+        kept = [change for change in changes if step > 0 and change.startswith(KEPT)]
+        require(
+            not kept,
+            f"ckpt_path must be of a run with these settings, to go on with it: {'; '.join(kept)}. Its optimizer, schedule and shards are"
+            " those of the checkpoint; for others begin a new run.",
+        )
         if changes:
             rank_zero_warn(
-                f"The run in {self.folder} goes on with other settings: {'; '.join(changes)}. What a checkpoint holds"
-                " (the state of the optimizer with its lr, of the schedule, of the data's position) stays as it was."
+                f"The run in {self.folder} goes on from round {step} with other settings: {'; '.join(changes)}."
             )
 
     def _changes(self, groups: Iterable[str]) -> list[str]:

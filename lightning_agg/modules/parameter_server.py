@@ -178,12 +178,12 @@ class ParameterServer(PoolModule):
             computed = self.worker_models.descend(computed, batch.workers)
         gradients = computed = self._with_momentum(computed, batch)
         for name in ("on_worker_gradients", "on_compression", "on_byzantine_gradients"):
-            with self._profiled(name):
+            with self._profiled(name), self.watch.draws(f"A callback in {name}"):
                 for callback in callbacks:
                     gradients = getattr(callback, name)(self.trainer, self, gradients, batch)
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
-        with self._profiled("aggregation"):
+        with self._profiled("aggregation"), self.watch.draws(type(self.aggregator).__name__):
             aggregate = self.aggregator(gradients, context)
         self.watch.round(self.aggregator, batch.round, computed, self._honest_rows(batch))
         with self._profiled("server step"):

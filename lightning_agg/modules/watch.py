@@ -1,12 +1,19 @@
 """Tells of a training that is not what it looks like."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_agg.aggregators.base import Aggregator
+
+LOOKED_AT = 3
+"""Rounds in which it is seen who draws random numbers."""
 
 
 class Watch:
@@ -15,14 +22,17 @@ class Watch:
     def __init__(self) -> None:
         self._told: set[str] = set()
         self._before: dict[str, Tensor] = {}
+        self._rounds = 0
 
     def begin(self, aggregator: Aggregator) -> None:
         """A fit begins."""
         self._told.clear()
+        self._rounds = 0
         self._before = unsaved(aggregator)
 
     def round(self, aggregator: Aggregator, index: int, computed: Tensor, honest: Sequence[int]) -> None:
         """A round has been aggregated, in which the workers had ``computed`` ``(M, d)``; ``honest`` are rows of it."""
+        self._rounds += 1
         if aggregator.num_nonfinite and honest and not bool(computed[honest].isfinite().all(dim=1).any()):
             self._tell(
                 "diverged",
@@ -33,6 +43,21 @@ class Watch:
             self._tell(
                 "overflow",
                 f"{type(aggregator).__name__} gave no finite aggregate of finite rows in round {index}: no step is taken then.",
+            )
+
+    @contextmanager
+    def draws(self, who: str) -> Iterator[None]:
+        """Around what must not draw random numbers from a global generator."""
+        if self._rounds >= LOOKED_AT:
+            yield
+            return
+        before = _generators()
+        yield
+        if _generators() != before:
+            self._tell(
+                f"draws {who}",
+                f"{who} draws from a global random generator, so that a resumed run is another one: draw from"
+                " lightning_agg.seeding.generator(seed, purpose, worker, round).",
             )
 
     def checkpoint(self, aggregator: Aggregator) -> None:
@@ -50,6 +75,17 @@ class Watch:
         if kind not in self._told:
             self._told.add(kind)
             rank_zero_warn(message)
+
+
+def _generators() -> tuple[object, ...]:
+    """Where the global generators stand."""
+    of_numpy: Any = np.random.get_state(legacy=False)["state"]
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        of_numpy["key"].tobytes(),
+        of_numpy["pos"],
+        random.getstate(),
+    )
 
 
 def unsaved(aggregator: Aggregator) -> dict[str, Tensor]:

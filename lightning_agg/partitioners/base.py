@@ -14,12 +14,15 @@ class Partitioner(ABC):
     """Divides the training samples among the workers.
 
     To write your own, subclass and define :meth:`split`; the class is then known to the command line by
-    its class path. Every partition is exhaustive and disjoint unless the class says otherwise.
+    its class path. Every partition is exhaustive unless the class says otherwise, and disjoint, which is checked.
 
     Args:
         min_size: Smallest shard allowed, at least 1.
         seed: Seed of the partition alone; ``data.seed`` when ``None``.
     """
+
+    disjoint: bool = True
+    """Whether no sample is given to two workers, or twice to one; a class whose partition may do that says otherwise."""
 
     by_group: bool = False
     """Whether it is given whom each sample comes from, in place of its label."""
@@ -56,6 +59,12 @@ class Partitioner(ABC):
                 f"{type(self).__name__} gives worker {worker} a shard of {len(shard)} samples, fewer than"
                 f" partitioner.min_size = {self.min_size}: use fewer workers, or another partitioner or seed.",
             )
+        samples, counts = np.unique(np.concatenate(shards), return_counts=True)
+        require(
+            not self.disjoint or counts.max() == 1,
+            f"{type(self).__name__} must give each sample to one worker, or have disjoint = False: sample"
+            f" {samples[counts.argmax()]} is given {counts.max()} times.",
+        )
         return [np.sort(shard) for shard in shards]
 
     @abstractmethod

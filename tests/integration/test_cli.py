@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks.progress.progress_bar import get_standard_metrics
 from runs import QUICKSTART, ROOT, SHARED_DATA, arguments, run
 
 from lightning_agg.cli import console, main
@@ -275,5 +276,17 @@ def test_who_attacks_is_told(tmp_path, caplog):
     number = len(injection.byzantine)
     workers = ", ".join(map(str, range(number)))
     assert (
-        f"Byzantine: {type(injection.attack).__name__} by {number} of 10 workers ({workers})" in caplog.text
+        f"Byzantine: {type(injection.attack).__name__}, drawn from 2 attacks by {number} of 10 workers ({workers})"
+        in caplog.text
     )
+
+
+def test_an_attack_that_begins_after_the_end_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"or nobody attacks \(first_round = 3, max_steps = 3\)"):
+        run("fit", tmp_path, "--trainer.max_steps=3", "--byzantine.first_round=3")
+
+
+def test_the_bar_names_the_run(tmp_path):
+    run("fit", tmp_path, "--trainer.max_steps=1")
+    cli = run("fit", tmp_path, "--trainer.max_steps=1")
+    assert get_standard_metrics(cli.trainer)["v_num"] == "1"

@@ -138,13 +138,21 @@ KRUM = ["--model.aggregator=Krum"]
             ["--trainer.callbacks+=BatchSizeFinder"],
             "trainer.callbacks must not have a BatchSizeFinder",
         ),
+        (
+            ["--trainer.devices=2"],
+            "trainer.strategy must be worker_parallel where trainer.devices are several",
+        ),
+        (["--trainer.devices=[0, 1]"], "(strategy = auto, devices = [0, 1])"),
         (["--seed_everything=-1"], "seed_everything must be from 0 to 4294967295, got -1"),
         (["--trainer.accelerator=foo"], "trainer: You selected an invalid accelerator name"),
         (
             ["--byzantine.val_attack=Drop"],
             "byzantine.val_attack and byzantine.val_num_byzantine must be null in ParameterServer",
         ),
-        (["--ckpt_path=nowhere.ckpt"], "ckpt_path must be last, best or an existing file, got nowhere.ckpt"),
+        (
+            ["--ckpt_path=nowhere.ckpt"],
+            "ckpt_path must be last, best, a run's folder or an existing file, got nowhere.ckpt",
+        ),
         (["--ckpt_path=best"], "ckpt_path must name a checkpoint: there is no"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -107,7 +107,7 @@ def test_another_attack_begins_anew(tmp_path):
     warmup = ["--byzantine.attack=Mimic", "--byzantine.attack.warmup=6", "--byzantine.num_byzantine=3"]
     run("fit", tmp_path, *warmup, "--trainer.max_steps=3")
     other = ["--byzantine.attack=SignFlip", "--byzantine.num_byzantine=3"]
-    with pytest.warns(UserWarning, match="goes on with other settings: byzantine.attack"):
+    with pytest.warns(UserWarning, match="goes on from round 3 with other settings: byzantine.attack"):
         run("fit", tmp_path, *other, "--trainer.max_steps=5", "--ckpt_path=last")
     assert checkpoint(tmp_path)["global_step"] == 5
     assert "ByzantineInjection" not in checkpoint(tmp_path)["callbacks"]
@@ -177,8 +177,29 @@ def test_a_checkpoint_of_another_rule_is_refused(option, message, tmp_path):
 
 def test_changed_settings_are_told(tmp_path):
     run("fit", tmp_path, "--trainer.max_steps=2")
-    with pytest.warns(UserWarning, match=r"other settings: model.optimizer.lr was 0.1 and is 0.5. What"):
-        run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", "--model.optimizer.lr=0.5")
+    with pytest.warns(
+        UserWarning, match=r"from round 2 with other settings: byzantine.attack was 'Reverse' and is 'Drop'"
+    ):
+        run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", "--byzantine.attack=Drop")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.optimizer.lr=0.5", "model.optimizer.lr was 0.1 and is 0.5"),
+        ("--model.lr_scheduler.step_size=9", "model.lr_scheduler.step_size was 7 and is 9"),
+        ("--data.pool_size=12", "data.pool_size was 10 and is 12"),
+        ("--seed_everything=1", "seed_everything was 0 and is 1"),
+    ],
+)
+def test_settings_that_would_not_count_are_refused(option, message, tmp_path):
+    schedule = ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=7"]
+    run("fit", tmp_path, *schedule, "--trainer.max_steps=2")
+    record = (tmp_path / "version_0" / "config.yaml").read_text()
+    with pytest.raises(SettingError, match=f"ckpt_path must be of a run with these settings.*{message}"):
+        run("fit", tmp_path, *schedule, "--trainer.max_steps=4", "--ckpt_path=last", option)
+    assert (tmp_path / "version_0" / "config.yaml").read_text() == record
+    assert checkpoint(tmp_path)["global_step"] == 2
 
 
 def test_another_seed_is_another_run(unbroken, tmp_path):

@@ -65,6 +65,13 @@ def test_families_by_name(capsys):
     assert "family must be one of aggregators, " in capsys.readouterr().err
 
 
+def test_one_of_a_family_is_the_family(capsys):
+    catalog.main(["attack"])
+    singular = capsys.readouterr().out
+    catalog.main(["attacks"])
+    assert singular == capsys.readouterr().out != ""
+
+
 def test_a_registered_package_is_known_by_its_names(plugin, capsys):
     catalog.main(["aggregators"])
     assert "The smallest value of each coordinate, as min_i x_i.\n" in capsys.readouterr().out

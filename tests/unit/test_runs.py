@@ -41,8 +41,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     newest = make(tmp_path, 1)
     with pytest.warns(UserWarning, match="training starts from round 0"):
         assert locate(tmp_path, "fit", "last") == Run(newest)
-    with pytest.raises(SettingError, match="run fit first"):
+    with pytest.raises(
+        SettingError, match=r"the newest run that has one is \S+version_0/checkpoints/last\.ckpt: give"
+    ):
         locate(tmp_path, "test", None)
+    with pytest.raises(SettingError, match="run fit first"):
+        locate(tmp_path, "test", "best")
+
+
+def test_a_runs_folder_is_its_last_checkpoint(tmp_path):
+    older = make(tmp_path, 0, "last", "best", step=5)
+    make(tmp_path, 1, "last")
+    assert locate(tmp_path, "test", str(older)) == Run(older, older / "checkpoints" / "last.ckpt", 5)
 
 
 def test_a_run_killed_before_it_begins_is_the_newest(tmp_path):

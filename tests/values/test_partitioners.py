@@ -219,3 +219,16 @@ def test_shards_must_hold_indices(shard, message):
 
     with pytest.raises(SettingError, match=f"Own gives worker 1 {message}"):
         Own()(np.zeros(10, dtype=int), 2)
+
+
+def test_a_sample_belongs_to_one_worker_unless_the_class_says_otherwise():
+    class Overlapping(Partitioner):
+        def split(self, labels, pool_size, rng):
+            return [np.arange(3, 10), *[np.arange(worker, worker + 1) for worker in range(1, pool_size)]]
+
+    with pytest.raises(
+        SettingError, match=r"Overlapping must give each sample to one worker.*sample 3 is given 2 times"
+    ):
+        Overlapping()(np.zeros(12), 4)
+    Overlapping.disjoint = False
+    assert [len(shard) for shard in Overlapping()(np.zeros(12), 4)] == [7, 1, 1, 1]
