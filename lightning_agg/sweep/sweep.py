@@ -11,7 +11,7 @@ from lightning_agg.sweep.execution import measure, places, reserved, workers
 from lightning_agg.sweep.grid import Trial, check_tune, read_axes, trials
 from lightning_agg.sweep.panel import Panel, panels
 from lightning_agg.sweep.report import write_figures, write_results
-from lightning_agg.sweep.tables import table
+from lightning_agg.sweep.tables import percent, table
 from lightning_agg.sweep.trial_run import Result
 from lightning_agg.sweep.tuning import best_in_the_worst_column
 
@@ -154,6 +154,13 @@ class Sweep:
         told = f"{setting} must be a value that the runs log, got {name!r}; logged are {', '.join(sorted(set().union(*known)))}."
         return not known or any(name in logged for logged in known), told
 
+    def _caption(self) -> str:
+        """What is in the tables."""
+        seeds = len({trial.seed for trial in self.trials})
+        unit = " in %" if percent(self.score) else ""
+        over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+        return f"{self.score}{unit}{over}" + (f"; columns: {self.columns}." if self.columns else ".")
+
     def goodness(self, name: str) -> Callable[[float], float]:
         """Of the values of what is logged under a name: the larger, the better; the least where a training has diverged."""
         sign = -1 if (self.better or ("min" if name.endswith("loss") else "max")) == "min" else 1
@@ -163,6 +170,7 @@ class Sweep:
         goodness = self.goodness(self.score)
         text = "\n\n".join("\n".join(table(panel, self.rows, self.score, goodness)) for panel in tables)
         write_results(self.folder / "results.csv", list(self.axes), results)
+        text = f"{self._caption()}\n\n{text}"
         (self.folder / "tables.md").write_text(f"{text}\n")
         drawn, told = self._logged("curve", self.curve, results)
         if not drawn:

@@ -174,6 +174,7 @@ def test_a_sweep_goes_on_beside_what_is_refused_and_what_breaks(tmp_path, monkey
         cli = run("test", tmp_path / line["attack"], *options)
         assert float(line["test/accuracy"]) == float(cli.trainer.callback_metrics["test/accuracy"])
     text = (tmp_path / "sweep" / "tables.md").read_text()
+    assert text.startswith("test/accuracy in %; columns: attack.\n\n")
     assert "- Krum, Reverse; Krum, none: " in text
     assert "num_byzantine must satisfy 2 f + 2 < M (f = 4, M = 10)" in text
     assert "- Broken, Reverse; Broken, none: ArithmeticError: no such sum" in text
