@@ -52,6 +52,9 @@ class Aggregator(nn.Module, ABC):
     ``linear``: all linear maps, because the aggregate is a sum of the rows with fixed weights.
     """
 
+    ranks_lengths: bool = False
+    """Whether it goes by the order of the rows' lengths, so that rounding decides among rows clipped to the same one."""
+
     remembers_workers: bool = False
     """Whether the rule knows a worker from round to round, so that its rows must be the workers'."""
 

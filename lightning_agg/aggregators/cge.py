@@ -35,6 +35,7 @@ class CGE(SelectingAggregator):
     """
 
     equivariance = "rotations"
+    ranks_lengths = True
 
     def __init__(self, num_byzantine: int) -> None:
         super().__init__()

@@ -22,12 +22,12 @@ class DnC(SelectingAggregator):
     :math:`\langle v, x_i - \mu \rangle^2`. Averaged are the rows that no iteration left out, or, where there
     are none, those left out least often. The coordinates follow from the seed of the run and the round.
 
-    Attackers that agree on a direction are found. One that hides behind another of much longer rows is not:
-    only one direction is looked at.
+    Attackers that all send the same are found. One that hides behind another of much longer rows is not: only one direction is
+    looked at, and even on that one the longest row draws the mean towards it, where a shorter one of the same direction stands.
 
     Cost: :math:`O(M^2 b)` a draw, and one pass over the rows.
 
-    Breakdown: unknown: 1 where all coordinates are drawn, and :math:`f` if they share a direction.
+    Breakdown: unknown: 1 where all coordinates are drawn, and :math:`f` if they send the same.
 
     Reference:
         Shejwalkar and Houmansadr, `Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses

@@ -56,7 +56,8 @@ class GeometricMedian(WeightedAggregator):
         iterations: Largest number of iterations, at least 1.
         tolerance: Stop when the gradient of the objective, a sum of :math:`M` vectors of length 1, is at most
             ``tolerance`` times :math:`M` long.
-        smoothing: Distance :math:`\nu` below which a row gets no more weight, positive.
+        smoothing: Distance :math:`\nu` below which a row gets no more weight, positive: an absolute one, as in the paper, so it must be small beside
+            the distances of honest rows.
 
     Raises:
         ValueError: If an argument is not as above.

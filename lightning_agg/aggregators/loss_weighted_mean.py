@@ -22,7 +22,8 @@ class LossWeightedMean(WeightedAggregator):
 
     Cost: :math:`O(M d)`, and :math:`M + 1` losses on :math:`n_r` samples.
 
-    Breakdown: :math:`M - 1` where the public loss is convex and sees every parameter.
+    Breakdown: unknown: what is bounded is the public loss, not the distance. :math:`M - 1` where a loss must grow with the
+    distance, as a quadratic one; cross entropy need not: a common shift of all output biases, as long as you like, changes nothing in it.
 
     Reference:
         Guo, Ye, Xiao and Zhu, `Weighted Aggregating Stochastic Gradient Descent for Parallel Deep Learning
@@ -63,6 +64,6 @@ class LossWeightedMean(WeightedAggregator):
             return torch.zeros_like(descents)
         return torch.softmax(self.sharpness * (descents / best), dim=0)
 
-    def breakdown_point(self, pool_size: int) -> int:
-        """All but one."""
-        return pool_size - 1
+    def breakdown_point(self, pool_size: int) -> None:
+        """Unknown: that depends on the loss."""
+        self.check(pool_size)

@@ -28,7 +28,8 @@ class Zeno(WeightedAggregator):
 
     Cost: :math:`O(M d)`, and :math:`M + 1` losses on :math:`n_r` samples.
 
-    Breakdown: :math:`b`, up to all rows but one.
+    Breakdown: :math:`b`, up to all rows but one, by the penalty; without it (:math:`\rho = 0`) unknown, as a loss need not see the
+    distance: a common shift of all output biases, as long as you like, changes nothing in a cross entropy.
 
     Reference:
         Xie et al., `Zeno: Distributed Stochastic Gradient Descent with Suspicion-based Fault-tolerance
@@ -72,6 +73,10 @@ class Zeno(WeightedAggregator):
         self.step_size = step_size
         self.public_samples = num_samples
         self.penalty = penalty
+
+    def breakdown_point(self, pool_size: int) -> int | None:
+        """Those that it is told of, where long rows are penalised."""
+        return super().breakdown_point(pool_size) if self.rho > 0 else None
 
     def check(self, pool_size: int) -> None:
         """Require f < M."""

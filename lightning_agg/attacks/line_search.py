@@ -103,7 +103,8 @@ class LineSearch(Wrapper):
         else:
             evaluations = self.evaluations or (20 if tried.honest is honest else 80)
             factor = maximise(tried.damage(context, aggregate), tried.typical, evaluations)
-        return origin + min(factor, _largest(origin, direction, own.dtype)) * direction
+        # As it was tried, to the last bit, which may decide among rows of one length.
+        return torch.add(origin, direction, alpha=min(factor, _largest(origin, direction, own.dtype)))
 
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """The expected rule must be defined for the pool; what the attack demands is for its factor."""

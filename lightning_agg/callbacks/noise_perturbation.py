@@ -75,7 +75,7 @@ class NoisePerturbation(PoolCallback):
         if self.scale == 0:
             return gradients
         scale = self._scale(trainer, pl_module, gradients, batch)
-        rms = scale.square().mean().sqrt() if isinstance(scale, Tensor) else scale
+        rms = scale.double().square().mean().sqrt() if isinstance(scale, Tensor) else scale
         pl_module.log_pool({"noise/scale": rms}, batch)
         rows = [
             self.draw(gradients.shape[1], gradients.device, worker, batch.round) for worker in batch.workers

@@ -25,12 +25,14 @@ class CompressionContext:
         seed: Seed of the compressor's randomness.
         workers: Pool-wide indices of the rows; the rows' own numbers when ``None``.
         sizes: Coordinates of each tensor of the model, in the order of the columns; one tensor when ``None``.
+        dtype: Of the message; that of the gradients when ``None``.
     """
 
     round: int = 0
     seed: int = 0
     workers: tuple[int, ...] | None = None
     sizes: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
 
     def uniform(self, gradients: Tensor) -> Tensor:
         """``(M, d)`` numbers uniform on [0, 1), keyed by (seed, worker, round)."""
@@ -66,7 +68,10 @@ class Compressor(ABC):
         context = context or CompressionContext()
         size, columns = gradients.shape
         context = replace(
-            context, workers=context.workers or tuple(range(size)), sizes=context.sizes or (columns,)
+            context,
+            workers=context.workers or tuple(range(size)),
+            sizes=context.sizes or (columns,),
+            dtype=gradients.dtype,
         )
         require(
             len(context.workers or ()) == size and sum(context.sizes or ()) == columns,

@@ -44,7 +44,7 @@ class ErrorFeedbackSign(Compressor):
         wanted = gradients + torch.stack(errors)
         parts = torch.split(wanted, list(context.sizes), dim=1)
         sent = torch.cat([part.abs().mean(dim=1, keepdim=True) * part.sign() for part in parts], dim=1)
-        left = wanted - sent
+        left = wanted - sent.to(context.dtype)  # what is lost by rounding to half precision is an error, too
         for row, worker in enumerate(context.workers):
             if bool(left[row].isfinite().all()):
                 self.errors[worker] = left[row].clone()  # a view would keep the whole matrix, and save it

@@ -62,7 +62,7 @@ class QSGD(Compressor):
         # Squares over- and underflow long before the rows do.
         norms = torch.linalg.vector_norm(buckets, order, dim=2, keepdim=True, dtype=torch.float64)
         norms = norms.to(buckets.dtype).expand_as(buckets).flatten(1)[:, :columns]
-        position = self.levels * gradients.abs() / norms
+        position = gradients.abs() / norms * self.levels
         below = position.floor()
         rounded = below + (context.uniform(gradients) < position - below)
         # A bucket of zeros has norm 0 and stays one; a NaN is passed on.

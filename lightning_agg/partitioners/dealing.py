@@ -15,9 +15,13 @@ def deal(indices: np.ndarray, sizes: np.ndarray) -> Shards:
     return np.split(indices, np.cumsum(sizes)[:-1])
 
 
-def deal_by_shares(indices: np.ndarray, shares: np.ndarray) -> Shards:
-    """Consecutive pieces of ``indices`` in proportion to ``shares``, which sum to 1; cuts are rounded."""
-    return np.split(indices, np.rint(np.cumsum(shares)[:-1] * len(indices)).astype(np.int64))
+def deal_by_shares(indices: np.ndarray, shares: np.ndarray, offset: float = 0.5) -> Shards:
+    """Consecutive pieces of ``indices`` in proportion to ``shares``, which sum to 1.
+
+    Cuts are rounded down from ``offset`` above them: of an offset uniform on [0, 1), every piece has its share on average, and
+    less than one more or less.
+    """
+    return np.split(indices, np.floor(np.cumsum(shares)[:-1] * len(indices) + offset).astype(np.int64))
 
 
 def by_class(labels: np.ndarray, rng: np.random.Generator) -> Shards:

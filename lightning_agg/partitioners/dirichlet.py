@@ -47,7 +47,9 @@ class Dirichlet(Partitioner):
         """Each class cut by its own shares."""
         classes = by_class(labels, rng)
         shares = rng.dirichlet(np.full(pool_size, self.alpha), size=len(classes))
-        pieces = [deal_by_shares(members, share) for members, share in zip(classes, shares, strict=True)]
+        # Cuts of many small classes, all rounded alike, would favour the workers in the middle.
+        offsets = rng.random(len(classes))
+        pieces = [deal_by_shares(*dealt) for dealt in zip(classes, shares, offsets, strict=True)]
         return [np.concatenate(hand) for hand in zip(*pieces, strict=True)]
 
     def fill(self, shards: Shards, rng: np.random.Generator) -> Shards:

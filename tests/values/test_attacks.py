@@ -7,6 +7,7 @@ from attack_cases import rows
 from scipy.stats import kstest, norm
 
 from lightning_agg.aggregators import (
+    CGE,
     CenteredClipping,
     CoordinateMedian,
     GeometricMedian,
@@ -37,7 +38,7 @@ from lightning_agg.attacks import (
     SignFlip,
 )
 from lightning_agg.errors import SettingError
-from lightning_agg.preaggregators import NearestNeighborMixing
+from lightning_agg.preaggregators import AdaptiveClipping, NearestNeighborMixing
 
 HONEST = torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0], [5.0, 1.0, 6.0]])  # mean (3, 1, 2)
 OWN = torch.tensor([[10.0, 0.0, -1.0], [20.0, 2.0, 3.0]])
@@ -514,3 +515,16 @@ def test_rows_whose_squares_overflow(attack):
     context = AttackContext(round=3)
     large = attack(2.0**100 * honest, 2.0**100 * honest[:3], context)
     torch.testing.assert_close(large, 2.0**100 * attack(honest, honest[:3], context), rtol=1e-5, atol=1e25)
+
+
+def test_line_search_where_clipping_leaves_rows_of_one_length():
+    """Which of them a rule by lengths keeps is decided by rounding, so none but the whole matrix tells."""
+    torch.manual_seed(2)
+    honest = torch.randn(8, 40) * torch.logspace(-2, 1, 40)
+    rule = PreAggregated([AdaptiveClipping(3)], CGE(3))
+    assert rule.equivariance is None
+    own = torch.zeros(3, 40)
+    found = harm(rule, honest, LineSearch(ALittleIsEnough(), rule)(honest, own))
+    assert found >= 0.9 * max(
+        harm(rule, honest, ALittleIsEnough(z=z)(honest, own)) for z in (0.5, 1.0, 1.5, 2.0, 3.0)
+    )

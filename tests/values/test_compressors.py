@@ -278,3 +278,15 @@ def test_rows_whose_squares_float32_does_not_hold(make, scale):
     sent = make()(row, context)
     assert sent.any()
     assert torch.equal(make()(scale * row, context), scale * sent)
+
+
+def test_what_half_precision_rounds_off_is_fed_back():
+    compressor, row = ErrorFeedbackSign(), torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
+    sent = sum(compressor(row, CompressionContext(round=t)).double() for t in range(500))
+    assert torch.allclose(500 * row.double() - sent, compressor.errors[0].double(), atol=1e-3)
+
+
+def test_rows_near_the_largest_float_are_quantised():
+    row = torch.tensor([[1e38, -5e37, 0.0, 3e37]])
+    rounded = QSGD(4, norm="max")(row)
+    assert torch.allclose(rounded, row, atol=2.6e37)

@@ -176,7 +176,7 @@ def test_equal_sizes_and_shares():
     assert equal_sizes(10, 4).tolist() == [3, 3, 2, 2]
     assert equal_sizes(0, 3).tolist() == [0, 0, 0]
     pieces = deal_by_shares(np.arange(10), np.array([0.25, 0.0, 0.5, 0.25]))
-    assert [piece.tolist() for piece in pieces] == [[0, 1], [], [2, 3, 4, 5, 6, 7], [8, 9]]
+    assert [piece.tolist() for piece in pieces] == [[0, 1, 2], [], [3, 4, 5, 6, 7], [8, 9]]
 
 
 def test_filling_levels_the_largest_and_moves_no_more_than_needed():
@@ -232,3 +232,18 @@ def test_a_sample_belongs_to_one_worker_unless_the_class_says_otherwise():
         Overlapping()(np.zeros(12), 4)
     Overlapping.disjoint = False
     assert [len(shard) for shard in Overlapping()(np.zeros(12), 4)] == [7, 1, 1, 1]
+
+
+def test_many_small_classes_favour_no_worker():
+    labels = np.repeat(np.arange(1000), 3)
+    even = [len(shard) for shard in Dirichlet(alpha=1e6, seed=0)(labels, 10)]
+    assert max(even) < 360
+    assert min(even) > 240
+    drawn = [[len(shard) for shard in Dirichlet(alpha=1.0, seed=seed)(labels, 10)] for seed in range(20)]
+    assert np.mean(drawn, axis=0) == pytest.approx(300, abs=20)
+
+
+def test_an_offset_decides_where_a_cut_is_rounded():
+    halves = np.array([0.5, 0.5])
+    assert [len(piece) for piece in deal_by_shares(np.arange(3), halves, 0.4)] == [1, 2]
+    assert [len(piece) for piece in deal_by_shares(np.arange(3), halves, 0.6)] == [2, 1]
