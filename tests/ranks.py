@@ -5,5 +5,6 @@ import sys
 
 from lightning_agg.cli import main
 
-for args in json.loads(sys.argv[1]):
-    main(args)
+if __name__ == "__main__":
+    for args in json.loads(sys.argv[1]):
+        main(args)
