@@ -157,7 +157,8 @@ def aggregate_for_long(aggregator: Aggregator, gradients: torch.Tensor) -> torch
 @pytest.mark.parametrize("first", [True, False], ids=["attackers first", "attackers last"])
 def test_breakdown_point_is_stood(case: Case, attack: str, first: bool) -> None:
     aggregator = case.make()
-    number = aggregator.breakdown_point(POOL_SIZE)
+    claimed = aggregator.breakdown_point(POOL_SIZE)
+    number = case.stands if claimed is None else claimed
     if number is None:
         assert case.one_direction
         return
