@@ -10,7 +10,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
 	touch $@
 
 # Seven of ten workers send reversed gradients: Krum, and the aggregator that is learned.
