@@ -14,10 +14,8 @@ from packaging.requirements import Requirement
 
 from lightning_agg import catalog, pretrained
 from lightning_agg.aggregators import Recurrent
+from lightning_agg.aggregators.external import PEERS
 from lightning_agg.errors import SettingError
-
-PEERS = "byzfl", "torchjd"
-"""Packages that ``External`` can take rules from."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_agg import catalog
+from lightning_agg.aggregators.external import PEERS
 from lightning_agg.errors import SettingError
 
 KEY = re.compile(r'Parser key "([^"]+)":(?: (.+))?$')
@@ -30,7 +31,6 @@ NOISE = re.compile(
     r"Does not validate|Errors:|Given value type: |Expected a path but |Expected a <class '(?:NoneType|list)'>$"
     r"|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict "
 )
-PEERS = "byzfl.", "torchjd."
 OTHERS = Callback, Optimizer, LRScheduler
 """Families of others whose classes settings name."""
 
@@ -80,7 +80,7 @@ def require_subcommand(given: Sequence[str], known: Sequence[str]) -> None:
     """Check that the first word of a command line, if it is none of the options, is a subcommand."""
     if given and not given[0].startswith("-") and given[0] not in known:
         raise SettingError(
-            f"the first word must be one of {', '.join(known)}, got {given[0]}{_meant(given[0], known) or '.'}"
+            f"the first word must be one of {', '.join(known)}, got {given[0]}{_meant(given[0], known)}"
         )
 
 
@@ -133,17 +133,17 @@ def _told(reason: Reason) -> str:
     text, setting = reason.text, reason.setting
     owner = reason.owner.rpartition(".")[2]
     if name := re.match(r"Expected a dot import path string: (.*)", text):
-        return f"{setting}: there is no class {name[1]}{_meant(name[1], _class_names()) or '.'}"
+        return f"{setting}: there is no class {name[1]}{_meant(name[1], _class_names())}"
     if name := re.match(r"Option '(.*)' is not accepted", text):
         names = _settings(reason.owner)
         has = f" (it has {', '.join(names)})" if names else ""
-        return f"{setting}.{name[1]}: {owner} has no such setting{_meant(name[1], names) or has + '.'}"
+        return f"{setting}.{name[1]}: {owner} has no such setting{_meant(name[1], names, has + '.')}"
     if missing := re.match(r"the following arguments are required: (.*)", text):
         return f"{setting}.{missing[1]} must be given" + (f": {owner} needs it." if owner else ".")
     if base := re.search(r"but (?:.*\.)?(\w+) is abstract", text):
         return f"{setting} must name a class, before its settings: {base[1]} is none that can be made."
     if path := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
-        peer = path[2] == "Aggregator" and path[1].startswith(PEERS)
+        peer = path[2] == "Aggregator" and path[1].partition(".")[0] in PEERS
         hint = f"; a rule of another library: --{setting} External --{setting}.rule {path[1]}" if peer else ""
         return f"{setting}: {path[1]} is no {path[2]}{hint}."
     if text.startswith("No module named"):
@@ -163,13 +163,14 @@ def _type(text: str) -> str:
 
 def _unknown_option(argument: str, parser: ArgumentParser) -> str:
     name = argument.partition("=")[0]
-    return f"there is no setting {name}{_meant(name, parser._option_string_actions) or '.'}"
+    return f"there is no setting {name}{_meant(name, parser._option_string_actions)}"
 
 
-def _meant(name: str, names: Iterable[str]) -> str:
+def _meant(name: str, names: Iterable[str], otherwise: str = ".") -> str:
+    """The end of a sentence: which of ``names`` may have been meant, if one is close."""
     lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
+    return f"; did you mean {lower[close[0]]}?" if close else otherwise
 
 
 def _class_names() -> set[str]:

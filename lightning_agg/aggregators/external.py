@@ -12,6 +12,9 @@ from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
 from lightning_agg.errors import SettingError, require
 
+PEERS = "byzfl", "torchjd"
+"""Packages whose rules it is tested with."""
+
 
 class External(Aggregator):
     """A rule of another library, such as ByzFL or TorchJD, or any other function of the matrix.

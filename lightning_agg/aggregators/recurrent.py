@@ -177,6 +177,7 @@ class Recurrent(Aggregator):
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
         direct = len(self.features.momenta)
+        # Not seeding.isolated: the shipped weights were trained from what seed_everything leaves the generator with.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.run_seed(seed))
             self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
