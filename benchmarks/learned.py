@@ -52,7 +52,7 @@ from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import CIFAR10Pool, MNISTPool
 from lightning_agg.models import MLP, ConvNet
 from lightning_agg.modules import ParameterServer
-from lightning_agg.partitioners import IID
+from lightning_agg.partitioners import IID, Partitioner
 from lightning_agg.sweep.markdown import header, row, spread
 
 BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
@@ -184,22 +184,31 @@ def _settings(name: str) -> dict[str, Any]:
     return read_weights(pretrained.locate(name))[0]
 
 
-@cache
-def pool(
-    data: str, root: str, pool_size: int, classes: tuple[int, ...] | None, seed: int
+def make_pool(
+    data: str,
+    root: str,
+    pool_size: int,
+    classes: tuple[int, ...] | None,
+    seed: int,
+    partitioner: Partitioner | None = None,
+    batch_size: int | None = None,
 ) -> MNISTPool | CIFAR10Pool:
-    """The data, which the runs of a process share."""
+    """The data; IID, in batches of the usual size, unless told otherwise."""
     kind, batch = {"MNIST": (MNISTPool, BATCH), "CIFAR-10": (CIFAR10Pool, CIFAR_BATCH)}[data]
     return kind(
         root,
         val_size={"MNIST": None, "CIFAR-10": 1000}[data],
         pool_size=pool_size,
-        partitioner=IID(seed=0),  # the same shards for every seed
-        batch_size=batch,
+        partitioner=partitioner or IID(seed=0),  # the same shards for every seed
+        batch_size=batch_size or batch,
         classes=None if classes is None else list(classes),
         rounds_per_epoch=max(MARKS),
         seed=seed,
     )
+
+
+pool = cache(make_pool)
+"""The same, which the runs of a process share."""
 
 
 def train(root: str, run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ beside it). Here a GRU of 16 units, the same for every worker, reads what that r
 with the public gradient and its running sum, copies) and what else the rows tell (cosines with each other, lengths), and gives each row
 a weight between 0 and 1 in its place. It is trained, off line, on episodes that the rule by hand has played: its loss is the
 logarithm of the squared distance of the weighted mean from the mean of the honest rows, in parts of the latter's
-length, and a third of the cross entropy of honest or not. Both need the rows' inner products only, ``(M, M)`` of a round.
+length, and 0.3 of the cross entropy of honest or not. Both need the rows' inner products only, ``(M, M)`` of a round.
 
     python benchmarks/learned_trust.py --root DIR --output docs/learned_trust.md
 
@@ -48,7 +48,6 @@ from lightning_agg.attacks import (
 )
 from lightning_agg.attacks.base import Attack
 from lightning_agg.callbacks import ByzantineInjection
-from lightning_agg.data import CIFAR10Pool, MNISTPool
 from lightning_agg.models import MLP, ConvNet
 from lightning_agg.modules import ParameterServer
 from lightning_agg.partitioners import IID, ByLabel, Dirichlet
@@ -191,6 +190,8 @@ class JudgedFeatures(WorkerFeatures):
     def _trust(self, gradients: Tensor, context: Context, seen: Seen) -> tuple[Tensor, Seen]:
         trust, after = super()._trust(gradients, context, seen)
         bench, by_hand = self.bench, trust
+        if bench.judge is None and bench.log is None:
+            return trust, after
         evidence = self._evidence(gradients, context, after.direction)
         if bench.judge is not None:
             if bench.step == 0:
@@ -201,7 +202,7 @@ class JudgedFeatures(WorkerFeatures):
             liars = bench.byzantine(bench.step)
             honest = torch.tensor([worker not in liars for worker in range(len(gradients))])
             rows = gradients.double()
-            bench.log.append((evidence.half(), (rows @ rows.T).float(), honest, by_hand.clone()))
+            bench.log.append((evidence.half(), (rows @ rows.T).float(), honest, by_hand))
         return trust, after
 
     def _evidence(self, rows: Tensor, context: Context, direction: Tensor) -> Tensor:
@@ -300,16 +301,9 @@ def train(root: str, run: Run) -> float:
     injection = ByzantineInjection(attack, run.num_byzantine, first_round=run.first_round, seed=run.seed)
     marks = Marks()
     trainer = quiet_trainer(run.rounds, [injection, marks], val_every=run.rounds)
-    kind, batch, val_size = {"MNIST": (MNISTPool, 64, None), "CIFAR-10": (CIFAR10Pool, 16, 1000)}[run.data]
-    data = kind(
-        root,
-        val_size=val_size,
-        pool_size=run.pool_size,
-        partitioner=PARTITIONERS[run.partitioner],
-        batch_size=run.batch_size or batch,
-        rounds_per_epoch=1000,
-        seed=run.seed,
-    )
+    shards, batch_size = PARTITIONERS[run.partitioner], run.batch_size or None
+    # Not the shared ones: there are as many as episodes.
+    data = learned.make_pool(run.data, root, run.pool_size, None, run.seed, shards, batch_size)
     accuracy: float = fitted(trainer, module, data, marks, "val")["accuracy"]
     if bench.log is not None:
         torch.save([torch.stack(parts) for parts in zip(*bench.log, strict=True)], run.log)
