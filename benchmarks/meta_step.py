@@ -63,7 +63,7 @@ class Workers(InnerProblem):
         """The workers' gradients on the batches of the round."""
         values = flat.unflatten(parameters, flat.trainable(self.model))
         rows, losses = worker_gradients(self.model, self.x[step], self.y[step], parameters=values)
-        return Round(rows, rows.mean(0), losses.mean(), Context())
+        return Round(rows, torch.ones(len(rows)).bool(), rows.mean(0), losses.mean(), Context())
 
     def differentiable_round(self, parameters: Tensor, episode: int, step: int, second_order: bool) -> Round:
         """The same with graphs."""
@@ -78,7 +78,13 @@ class Workers(InnerProblem):
                 for loss in losses
             ]
         )
-        return Round(rows.detach(), rows.mean(0).detach(), torch.stack(losses).mean(), Context())
+        return Round(
+            rows.detach(),
+            torch.ones(len(rows)).bool(),
+            rows.mean(0).detach(),
+            torch.stack(losses).mean(),
+            Context(),
+        )
 
 
 def ours(estimator: Estimator, workers: int = 1) -> Step:

@@ -6,6 +6,7 @@ recurrent network sees all their coordinates at once, ``T * d`` columns.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from torch import Tensor
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.aggregators.recurrent_window import Window
-from lightning_agg.aggregators.worker_features import Seen
+from lightning_agg.aggregators.seen import Seen
 from lightning_agg.precision import full_precision
+from lightning_agg.trust_example import TrustExample, example_of_round, stacked
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Round:
 
     Args:
         gradients: ``(M, d)`` rows that the server receives, with respect to x where θ = scaling * x.
+        honest: ``(M,)`` whose row is honest in this round.
         honest_gradient: ``(d,)`` gradient of the honest workers' mean loss, or of its logarithm.
         honest_loss: That loss, or its logarithm.
         context: What the server knows, of x.
@@ -49,6 +52,7 @@ class Round:
     """
 
     gradients: Tensor
+    honest: Tensor
     honest_gradient: Tensor
     honest_loss: Tensor
     context: Context
@@ -78,6 +82,7 @@ class Trajectory:
         cotangents: ``(K, c)``: derivative of the meta-loss with respect to each update.
         losses: ``(K + 1, T)``: honest loss before each round and after the last.
         after: State after the last round.
+        examples: What was seen of the workers of each task, of K rounds; empty where no judge has read of them.
     """
 
     inputs: tuple[Tensor, ...]
@@ -86,20 +91,42 @@ class Trajectory:
     cotangents: Tensor
     losses: Tensor
     after: InnerState
+    examples: tuple[TrustExample, ...]
+
+
+class Advance(NamedTuple):
+    """One round of T tasks.
+
+    Attributes:
+        after: State after it.
+        inputs: Those of the network, ``(n, T * d)``.
+        factors: Those of its outputs, ``(T * d,)``.
+        examples: What was seen of the workers of each task; empty where no judge has read of them.
+    """
+
+    after: InnerState
+    inputs: Tensor
+    factors: Tensor
+    examples: tuple[TrustExample, ...]
 
 
 def round_features(
     aggregator: Recurrent, received: list[Round], seen: tuple[Seen, ...], steps: tuple[int, ...]
-) -> tuple[Tensor, Tensor, tuple[Seen, ...]]:
-    """Inputs ``(n, T * d)``, factors ``(T * d,)`` and what is carried on, of a round of T tasks."""
-    parts = []
+) -> tuple[Tensor, Tensor, tuple[Seen, ...], tuple[TrustExample, ...]]:
+    """Inputs ``(n, T * d)``, factors ``(T * d,)``, what is carried on and what was seen of the workers, of a round of T tasks."""
+    parts, examples = [], []
     for task, (item, step) in enumerate(zip(received, steps, strict=True)):
         rows, context = aggregator.finite(item.gradients, item.context)
         if len(rows) > 0:
-            parts.append(aggregator.features(rows, context, seen[task], step))
+            part = aggregator.features(rows, context, seen[task], step)
         else:  # a diverged task stays where it is until its episode ends
             part = aggregator.features(torch.zeros_like(item.gradients), item.context, seen[task], step)
-            parts.append(replace(part, scale=torch.zeros_like(part.scale), seen=seen[task]))
+            part = replace(part, scale=torch.zeros_like(part.scale), seen=seen[task])
+            if part.present is not None:
+                part = replace(part, present=torch.zeros_like(part.present))
+        parts.append(part)
+        if part.evidence is not None and part.present is not None:
+            examples.append(example_of_round(rows, item.honest, part.evidence, part.present))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
         torch.cat(
@@ -109,6 +136,7 @@ def round_features(
             ]
         ),
         tuple(part.seen for part in parts),
+        tuple(examples),
     )
 
 
@@ -118,8 +146,8 @@ def advance(
     now: InnerState,
     second_order: bool = False,
     workspace: Window | None = None,
-) -> tuple[InnerState, Tensor, Tensor]:
-    """One round of T tasks: the state after it, the network's inputs ``(n, T * d)``, and the factors ``(T * d,)`` of its outputs.
+) -> Advance:
+    """One round of T tasks.
 
     An update that is not finite is none. Without a graph the state's ``memory`` is overwritten.
 
@@ -132,7 +160,7 @@ def advance(
     """
     with full_precision(now.parameters):
         with torch.set_grad_enabled(second_order):
-            inputs, factors, seen = round_features(aggregator, received, now.seen, now.steps)
+            inputs, factors, seen, examples = round_features(aggregator, received, now.seen, now.steps)
         if torch.is_grad_enabled():
             outputs, memory = aggregator.network(inputs, now.memory)
         else:
@@ -147,7 +175,7 @@ def advance(
         seen=seen,
         steps=tuple(step + 1 for step in now.steps),
     )
-    return after, inputs, factors
+    return Advance(after, inputs, factors, examples)
 
 
 def _searched(
@@ -194,7 +222,7 @@ def rollout(
         loss_cap: A loss above it, or not finite, counts as constant.
         columns: Those that will be replayed, ``(c,)``: nothing is stored of the others.
     """
-    inputs, factors, gradients, losses = [], [], [], []
+    inputs, factors, gradients, losses, examples = [], [], [], [], []
     now = replace(state, memory=state.memory.clone())
     workspace = aggregator.network.workspace(state.memory.shape[1])
     for k in range(length + 1):
@@ -203,16 +231,17 @@ def rollout(
         losses.append(torch.stack([item.honest_loss for item in received]))
         if k == length:
             break
-        now, x, factor = advance(aggregator, received, now, workspace=workspace)
+        now, x, factor, seen = advance(aggregator, received, now, workspace=workspace)
         inputs.append(_columns(x, columns))
         factors.append(_columns(factor, columns))
+        examples.append(seen)
     values = torch.stack(losses)
     counted = values[1:].isfinite() & (values[1:] <= loss_cap)
     task = columns // state.parameters.shape[1]
     later = torch.stack(gradients[1:]).nan_to_num(0.0, 0.0, 0.0) * (weights[:, None] * counted)[:, task]
     cotangents = later.flip(0).cumsum(0).flip(0)
     memory = _columns(state.memory, columns)
-    return Trajectory(tuple(inputs), torch.stack(factors), memory, cotangents, values, now)
+    return Trajectory(tuple(inputs), torch.stack(factors), memory, cotangents, values, now, stacked(examples))
 
 
 def _columns(x: Tensor, chosen: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ CASES = [
     AttackCase("infinity", Infinity, finite=False),
     AttackCase("inner-product", InnerProduct),
     AttackCase("label-flip", LabelFlip, collusive=False),
+    AttackCase("label-flip-shifted", lambda: LabelFlip(shift=3), collusive=False),
     AttackCase("label-flip-targeted", lambda: LabelFlip(source=2, target=7), collusive=False),
     AttackCase("line-search-alie", lambda: LineSearch(ALittleIsEnough(), TrimmedMean(0))),
     AttackCase("line-search-clipping", lambda: LineSearch(InnerProduct(), CenteredClipping(1.0))),

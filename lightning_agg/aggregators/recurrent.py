@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_agg import pretrained, seeding
 from lightning_agg.aggregators import line_search
@@ -15,12 +15,18 @@ from lightning_agg.aggregators.recurrent_network import Cell, RecurrentNetwork
 from lightning_agg.aggregators.recurrent_settings import (
     ARCHITECTURE,
     FREE,
+    RULE_OF_TRUST,
     check_settings,
     read_weights,
     write_weights,
 )
-from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Seen, Trust, WorkerFeatures
+from lightning_agg.aggregators.seen import Seen
+from lightning_agg.aggregators.trust_judge import TrustJudge
+from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust, WorkerFeatures
 from lightning_agg.errors import SettingError, require
+
+JUDGE = "judge."
+"""What the names of the judge's weights begin with in a file."""
 
 
 class Recurrent(Aggregator):
@@ -82,8 +88,11 @@ class Recurrent(Aggregator):
         trial_step: Step of a trial [1].
         gate: Whether rows are weighed by the trust in their workers, from 0 for none to 1 for at least half of that in the
             best; the weighted mean is then one more input [false].
-        trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; or ``peers``,
-            which needs none and an honest majority: the median of the cosines with the rows trusted so far [losses].
+        trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; ``peers``,
+            which needs none and an honest majority: the median of the cosines with the rows trusted so far; or ``learned``, by a
+            network of its own, ``judge``, whose weights are among those here and which ``MetaLearner`` trains. It reads the descents, the cosines with the public
+            gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker; ``trust_decay``, ``trust_margin``, ``direction_decay``,
+            ``direction_margin`` and ``distrust_copies`` are then without a meaning [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -161,10 +170,23 @@ class Recurrent(Aggregator):
                 f" {value!r}).",
             )
         self.architecture: dict[str, Any] = {**ARCHITECTURE, **stored, **given}
+        learned_trust = self.architecture["trust"] == "learned"
+        if learned_trust:  # weights that were trained with a rule hold the rule's settings
+            self.architecture |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
         check_settings(self.architecture)
         network = {name: self.architecture[name] for name in ("cell", "hidden_size", "num_layers")}
-        features = {name: self.architecture[name] for name in WorkerFeatures.__dataclass_fields__}
-        self.features = WorkerFeatures(**features)
+        # Not seeding.isolated: the shipped weights were trained from what seed_everything leaves the generator with.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seeding.run_seed(seed))
+            inputs = {
+                name: self.architecture[name]
+                for name in WorkerFeatures.__dataclass_fields__
+                if name != "judge"
+            }
+            size, direct = WorkerFeatures(**inputs).input_size, len(self.architecture["momenta"])
+            self.network = RecurrentNetwork(size, **network, direct=direct)
+            self.judge = TrustJudge() if learned_trust else None
+        self.features = WorkerFeatures(**inputs, judge=self.judge)
         self.public_samples = self.features.public_samples
         for name in sorted(given.keys() & {"num_samples", "trial_step"}):
             require(
@@ -172,20 +194,22 @@ class Recurrent(Aggregator):
                 f"Recurrent.{name} is of the server's public samples, for which nothing asks (loss_information, trust losses, direction_decay or"
                 f" line_search), got {given[name]}.",
             )
-        self.trained = weights is not None
-        self.remembers_workers = self.features.trust_decay > 0
+        self.remembers_workers = self.features.remembers_workers
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
-        direct = len(self.features.momenta)
-        # Not seeding.isolated: the shipped weights were trained from what seed_everything leaves the generator with.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seeding.run_seed(seed))
-            self.network = RecurrentNetwork(self.features.input_size, **network, direct=direct)
+        judges = {name for name in tensors if name.startswith(JUDGE)}
+        self.trained = weights is not None and (self.judge is None or len(judges) > 0)
         if weights is not None:
             if widened:
                 tensors = self._widened(tensors)
+            parts: list[tuple[nn.Module, dict[str, Tensor]]] = [
+                (self.network, {name: tensor for name, tensor in tensors.items() if name not in judges})
+            ]
+            if self.judge is not None and judges:
+                parts.append((self.judge, {name.removeprefix(JUDGE): tensors[name] for name in judges}))
             try:
-                self.network.load_state_dict(tensors)
+                for module, own in parts:
+                    module.load_state_dict(own)
             except RuntimeError as error:
                 raise SettingError(
                     f"Recurrent.weights must hold what their settings say; {weights} do not fit: {error}"
@@ -270,7 +294,9 @@ class Recurrent(Aggregator):
 
     def save(self, path: str | Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""
-        write_weights(Path(path), self.architecture, self.network.state_dict())
+        judge = {} if self.judge is None else self.judge.state_dict()
+        tensors = self.network.state_dict() | {JUDGE + name: tensor for name, tensor in judge.items()}
+        write_weights(Path(path), self.architecture, tensors)
 
     def _widened(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """An RNN's tensors with weights of 0 for what an ARNN sees besides: :class:`WorkerFeatures` puts it after the rows."""

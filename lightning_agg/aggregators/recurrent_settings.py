@@ -50,6 +50,10 @@ FREE = {
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
 
+RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
+"""Settings of the rule by which workers are trusted where that is not learned."""
+
+
 def write_weights(path: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write weights, with the settings they belong to, as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -138,9 +142,15 @@ def check_settings(settings: dict[str, Any]) -> None:
             uses_trust or not settings[name],
             f"{name} needs gate true, loss_information true or worker_order trust, got {settings[name]} and none of them.",
         )
+    learned = settings["trust"] == "learned"
+    for name in RULE_OF_TRUST:
+        require(
+            not learned or not settings[name],
+            f"{name} must be 0 or false where trust is learned: it is of trust by a rule, got {settings[name]}.",
+        )
     require(
         uses_trust or settings["trust"] == "losses",
-        "trust peers needs gate true or worker_order trust, got neither.",
+        f"trust {settings['trust']} needs gate true or worker_order trust, got neither.",
     )
     require(
         settings["direction_decay"] > 0 or not settings["direction_margin"],
@@ -160,7 +170,7 @@ def check_settings(settings: dict[str, Any]) -> None:
         "gate needs worker_order given or trust: sorted inputs belong to no worker, got sorted.",
     )
     require(
-        settings["trust"] == "losses" or not settings["loss_information"],
+        settings["trust"] != "peers" or not settings["loss_information"],
         "trust peers needs loss_information false: it asks for no losses, got true.",
     )
     require(settings["scale"] != "trusted" or gated, "scale trusted needs gate true, got false.")

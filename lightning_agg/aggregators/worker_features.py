@@ -2,57 +2,26 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import row_lengths
-from lightning_agg.aggregators.worker_trust import (
-    LIMIT,
-    agreement,
-    beyond_margin,
-    copies_and_same,
-    effective_number,
-    positive,
-    relative,
-    senders,
-)
+from lightning_agg.aggregators.seen import Seen
+from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
+from lightning_agg.aggregators.trust_by_rule import TrustByRule
+from lightning_agg.aggregators.trust_judge import UNITS, TrustJudge
+from lightning_agg.aggregators.worker_trust import LIMIT, Trusted, positive
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
-Trust = Literal["losses", "peers"]
+Trust = Literal["losses", "peers", "learned"]
 
 LARGEST_ENTRY = 1e15
 """Bound of the entries of the rows, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
-
-LARGEST_DESCENT = 1.0
-"""Bound, in nats, of the descent that one round can add to the trust in a worker."""
-
-
-class Seen(NamedTuple):
-    """What is carried from round to round; empty where it is not used.
-
-    Args:
-        running: ``(d,)`` running mean of the squared scale.
-        trust: ``(M,)`` running sum of each worker's descents.
-        direction: ``(d,)`` running sum of the public gradient's directions.
-        agreement: ``(M,)`` running sum of each worker's cosines with it.
-        number: ``(1,)`` running mean of how many workers the trusted ones are worth.
-        momenta: ``(K, d)`` running means of the rows' centre.
-        search: ``(1 + RECENT,)`` of the line search.
-    """
-
-    running: Tensor
-    trust: Tensor
-    direction: Tensor
-    agreement: Tensor
-    number: Tensor
-    momenta: Tensor
-    search: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,11 +32,15 @@ class Features:
         inputs: ``(n, d)``.
         scale: ``(d,)``, by which the network's output is multiplied.
         seen: What the next round needs.
+        evidence: What a judge has read of each worker, ``(M, EVIDENCE)``; ``None`` without.
+        present: Who sent one of the rows, ``(M,)``; ``None`` without.
     """
 
     inputs: Tensor
     scale: Tensor
     seen: Seen
+    evidence: Tensor | None
+    present: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +68,7 @@ class WorkerFeatures:
     distrust_copies: bool
     momenta: list[float]
     line_search: bool
+    judge: TrustJudge | None = None
 
     @property
     def input_size(self) -> int:
@@ -105,31 +79,38 @@ class WorkerFeatures:
     @property
     def public_samples(self) -> int:
         """Public samples that a round needs."""
-        asks_for_losses = self.line_search or (self.trust == "losses" and self._asks_for_trust)
+        asks_for_losses = self.line_search or (self.trust != "peers" and self._asks_for_trust)
         return self.num_samples if asks_for_losses or self.direction_decay else 0
 
     @property
     def _asks_for_trust(self) -> bool:
         return self.loss_information or self.gate or self.worker_order == "trust"
 
+    @property
+    def remembers_workers(self) -> bool:
+        """Whether a worker is trusted by earlier rounds, too."""
+        return self.trust_decay > 0 or self.judge is not None
+
     def unseen(self, pool_size: int, like: Tensor) -> Seen:
         """What is carried before the first round, for gradients with the coordinates of ``like``."""
+        judged = pool_size if self.judge is not None else 0
         return Seen(
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
-            like.new_zeros(like.shape[-1] if self.direction_decay else 0),
+            like.new_zeros(like.shape[-1] if self.direction_decay or judged else 0),
             like.new_zeros(pool_size if self.trust_decay and self.direction_decay else 0),
             like.new_zeros(1 if self.batch_decay else 0),
             like.new_zeros(len(self.momenta), like.shape[-1]),
             line_search.begin(like) if self.line_search else like.new_zeros(0),
+            like.new_zeros(judged, len(SUM_DECAYS)),
+            like.new_zeros(judged, UNITS),
         )
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
             gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
-        trust, seen = self._trust(gradients, context, seen)
-        trust, weights, number = self._weighed(gradients, trust)
+        trust, weights, number, seen, evidence, present = self._trusted(gradients, context, seen, step)
         share, seen = self._share(number, len(gradients), seen, step)
         rows = gradients
         if self.worker_order == "sorted":
@@ -157,68 +138,16 @@ class WorkerFeatures:
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         seen = seen._replace(running=running, momenta=momenta)
-        return Features(torch.cat(parts), share * self._evened(scale), seen)
+        return Features(torch.cat(parts), share * self._evened(scale), seen, evidence, present)
 
-    def _trust(self, gradients: Tensor, context: Context, seen: Seen) -> tuple[Tensor, Seen]:
-        """Trust in each row's worker, relative to that in the best one, and what the next round needs."""
+    def _trusted(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         if not self._asks_for_trust:
-            return gradients.new_zeros(len(gradients)), seen
-        if self.trust == "peers":
-            sent, present = senders(context)
-            before = None
-            if self.trust_decay:
-                before = beyond_margin(seen.trust[sent][present], self.trust_margin)
-            latest = agreement(gradients, before)
-        else:
-            latest = context.descents(gradients, self.trial_step, self.num_samples).to(gradients.dtype)
-            latest = latest.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
-        trust, total = self._summed(latest, seen.trust, context, -LARGEST_DESCENT)
-        trust, seen = relative(trust, self.trust_margin), seen._replace(trust=total)
-        if not self.direction_decay:
-            return trust, seen
-        latest, direction = self._cosines(gradients, context, seen.direction)
-        agreed, total = self._summed(latest, seen.agreement, context, -1.0)
-        trust = torch.minimum(trust, relative(agreed, self.direction_margin))
-        return relative(trust, 0.0), seen._replace(direction=direction, agreement=total)
-
-    def _summed(self, latest: Tensor, total: Tensor, context: Context, worst: float) -> tuple[Tensor, Tensor]:
-        """What a round says of each row's worker with what earlier ones said, and the running sum of all workers.
-
-        Of a worker whose row was dropped the round says the worst.
-        """
-        if not self.trust_decay:
-            return latest, total
-        sent, present = senders(context)
-        said = torch.full_like(total[sent], worst)
-        said[present] = latest
-        sums, total = self.trust_decay * total[sent] + said, total.clone()
-        total[sent] = sums
-        return sums[present], total
-
-    def _cosines(self, gradients: Tensor, context: Context, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Of ``(M, d)`` with the running sum of the public gradient's directions, and that sum after this round.
-
-        A stealthy attack is hidden in one round by what all gradients share in the directions in which the training
-        oscillates; these cancel in the sum, and what is left is where the training goes.
-        """
-        gradient = context.gradient(self.num_samples).to(gradients).nan_to_num(0.0, 0.0, 0.0)
-        length = torch.linalg.vector_norm(gradient)
-        direction = self.direction_decay * direction + gradient / positive(length)
-        lengths = row_lengths(gradients) * torch.linalg.vector_norm(direction)
-        return (gradients @ direction / positive(lengths)).to(gradients), direction
-
-    def _weighed(self, gradients: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Trust in each row without that in copies, weights by the gate, and how many workers they are worth."""
-        weights = (2 * trust).clamp(0, 1)
-        if not self.gate:
-            return trust, weights, weights.sum()
-        copies = same = torch.eye(len(gradients)).to(gradients)
-        if self.distrust_copies:
-            copies, same = copies_and_same(gradients)
-        votes = 1 / copies.sum(dim=1) ** 2
-        trust, weights = torch.where(trust > 0, trust * votes, trust), weights * votes
-        weights = weights / positive(weights.max())
-        return trust, weights, effective_number(weights, same)
+            nobody = gradients.new_zeros(len(gradients))
+            return Trusted(nobody, nobody, nobody.sum(), seen)
+        if self.judge is not None:
+            return by_judge(self.judge, gradients, context, seen, step, self.trial_step, self.num_samples)
+        rule = TrustByRule(**{name: getattr(self, name) for name in TrustByRule.__dataclass_fields__})
+        return rule(gradients, context, seen)
 
     def _share(self, number: Tensor, rows: int, seen: Seen, step: int) -> tuple[Tensor | float, Seen]:
         """By how much the step follows the number of trusted workers, and what the next round needs."""

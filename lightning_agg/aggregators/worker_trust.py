@@ -1,18 +1,43 @@
 """How much each worker's word counts, from what is known of the rows: functions of one round."""
 
 from types import EllipsisType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import row_lengths, squared_distances
+from lightning_agg.aggregators.seen import Seen
 
 LIMIT = 3.0
 """Bound of what has no bound of its own, such as distrust."""
 
 NEARLY = 0.1
 """A row is nearly another if what is between them is at most this part of the shorter one's length."""
+
+LARGEST_DESCENT = 1.0
+"""Bound, in nats, of the descent that one round can add to the trust in a worker."""
+
+
+class Trusted(NamedTuple):
+    """What a round makes of the workers of its m rows.
+
+    Attributes:
+        trust: In each, relative to that in the best one, ``(m,)``.
+        weights: By which the gate weighs the rows, from 0 to 1, ``(m,)``.
+        number: How many workers the trusted ones are worth, a scalar.
+        seen: What the next round needs.
+        evidence: What a judge has read of each of the M workers, ``(M, EVIDENCE)``; ``None`` without.
+        present: Which of them sent one of the rows, ``(M,)``; ``None`` without.
+    """
+
+    trust: Tensor
+    weights: Tensor
+    number: Tensor
+    seen: Seen
+    evidence: Tensor | None = None
+    present: Tensor | None = None
 
 
 def senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisType]:
@@ -32,20 +57,57 @@ def relative(trust: Tensor, margin: float) -> Tensor:
     return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT)
 
 
-def agreement(rows: Tensor, before: Tensor | None) -> Tensor:
-    """Median of the cosines of each of ``(M, d)`` with the rows trusted ``before``, or with all if none was, ``(M,)``.
+def bounded_descents(rows: Tensor, context: Context, trial_step: float, num_samples: int) -> Tensor:
+    """Of a trial step along each of ``(M, d)``, ``(M,)``; a loss that is no number counts as the worst."""
+    descents = context.descents(rows, trial_step, num_samples).to(rows.dtype)
+    return descents.nan_to_num(-LARGEST_DESCENT).clamp(-LARGEST_DESCENT, LARGEST_DESCENT)
+
+
+def public_gradient(context: Context, num_samples: int, like: Tensor) -> Tensor:
+    """On the public samples of a round, ``(d,)``; 0 where it is not finite."""
+    return context.gradient(num_samples).to(like).nan_to_num(0.0, 0.0, 0.0)
+
+
+def summed(
+    latest: Tensor, total: Tensor, decay: float | Tensor, context: Context, worst: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a round says of the workers of its rows with what earlier ones said, and the running sum ``(M, ...)`` of all workers.
+
+    Of a worker whose row was dropped the round says the worst.
+    """
+    sent, present = senders(context)
+    said = torch.zeros_like(total[sent]) + worst
+    said[present] = latest
+    sums, total = decay * total[sent] + said, total.clone()
+    total[sent] = sums
+    return sums[present], total
+
+
+def toward(rows: Tensor, direction: Tensor) -> Tensor:
+    """Cosines of ``(M, d)`` with ``(d,)``; 0 where either has no direction."""
+    lengths = row_lengths(rows) * torch.linalg.vector_norm(direction)
+    return (rows @ direction / positive(lengths)).to(rows)
+
+
+def cosines(rows: Tensor) -> Tensor:
+    """Of each of ``(M, d)`` with each, ``(M, M)``."""
+    units = rows / positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+    return units @ units.T
+
+
+def agreement(cosines: Tensor, before: Tensor | None) -> Tensor:
+    """Median of the cosines ``(M, M)`` of each row with the rows trusted ``before``, or with all if none was, ``(M,)``.
 
     Where most of the rows are honest, no row that most of them contradict comes out above 0, however many agree with it.
     """
-    trusted = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    trusted = torch.ones(len(cosines), dtype=torch.bool, device=cosines.device)
     if before is not None and bool((before > 0).any()):
         trusted = before > 0
-    units = rows / positive(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
-    others = trusted[None] & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    others = trusted[None] & ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
     # By sorting, as the median with indices is not deterministic on a GPU; the lower one of an even number.
-    cosines = (units @ units.T).masked_fill(~others, torch.inf).sort(dim=1).values
+    ordered = cosines.masked_fill(~others, torch.inf).sort(dim=1).values
     middle = (others.sum(dim=1, keepdim=True) - 1).clamp_min(0) // 2
-    return cosines.gather(1, middle)[:, 0].nan_to_num(0.0, 0.0, 0.0)
+    return ordered.gather(1, middle)[:, 0].nan_to_num(0.0, 0.0, 0.0)
 
 
 def copies_and_same(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,8 @@ class ByzantineInjection(PoolCallback):
         num_byzantine: Number of attackers f, fewer than the workers; or a list from which a number is drawn per
             episode (a run of ``ParameterServer`` is one episode).
         fixed: Whether the attackers are the workers 0 to f - 1; otherwise they are drawn from the seed.
-        first_round: First round of the attack, from 0; before it all workers are honest.
+        first_round: First round of the attack, from 0; before it all workers are honest. ``MetaLearner``: of the episode, or a list
+            from which it is drawn per episode.
         last_round: Last round of the attack; the last of the run when null.
         val_attack: ``MetaLearner``: attacks of the validation and test episodes, in turn; drawn from ``attack`` when null.
         val_num_byzantine: Their numbers of attackers, in turn; drawn from ``num_byzantine`` when null.
@@ -41,7 +42,7 @@ class ByzantineInjection(PoolCallback):
         attack: Attack | list[Attack] | None = None,
         num_byzantine: int | list[int] = 0,
         fixed: bool = False,
-        first_round: int = 0,
+        first_round: int | list[int] = 0,
         last_round: int | None = None,
         val_attack: Attack | list[Attack] | None = None,
         val_num_byzantine: int | list[int] | None = None,
@@ -69,8 +70,12 @@ class ByzantineInjection(PoolCallback):
             bool(attack) or max(counts) == 0,
             f"byzantine.attack must be set where byzantine.num_byzantine is not 0 (num_byzantine = {num_byzantine}).",
         )
+        self.first_rounds = _listed(first_round)
         require(
-            first_round >= 0 and (last_round is None or first_round <= last_round),
+            len(self.first_rounds) > 0
+            and all(
+                first >= 0 and (last_round is None or first <= last_round) for first in self.first_rounds
+            ),
             "byzantine must satisfy 0 <= first_round <= last_round"
             f" (first_round = {first_round}, last_round = {last_round}).",
         )
@@ -78,7 +83,7 @@ class ByzantineInjection(PoolCallback):
         self.attack = self.attacks[0] if self.attacks else None
         self.counts = counts
         self.fixed = fixed
-        self.first_round = first_round
+        self.first_round = self.first_rounds[0]
         self.last_round = last_round
         self.seed = seeding.run_seed(seed)
 
@@ -113,9 +118,8 @@ class ByzantineInjection(PoolCallback):
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.
                 attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
         require(
-            pl_module.rounds_in_order or (self.first_round, self.last_round) == (0, None),
-            f"byzantine.first_round and byzantine.last_round must be 0 and null in {type(pl_module).__name__}, got"
-            f" {self.first_round} and {self.last_round}.",
+            pl_module.validates_episodes or len(self.first_rounds) == 1,
+            f"byzantine.first_round must be one round in {type(pl_module).__name__}, got {self.first_rounds}.",
         )
         self.on_episode(trainer, pl_module, episode=0)
 
@@ -135,13 +139,15 @@ class ByzantineInjection(PoolCallback):
                 )
 
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
-        """Draw attackers and attack of an episode: a function of (seed, episode) alone."""
+        """Draw attackers and attack of an episode, and when it begins: a function of (seed, episode) alone."""
         self.byzantine = self.draw(pl_module.pool_size, episode)
         if held_out := _in_turn(self.val_attacks, episode):
             (self.attack,) = held_out
         elif self.attacks:
             rng = seeding.generator(self.seed, "attack", step=episode)
             self.attack = self.attacks[int(rng.integers(len(self.attacks)))]
+        rng = seeding.generator(self.seed, "first round", step=episode)
+        self.first_round = self.first_rounds[int(rng.integers(len(self.first_rounds)))]
 
     def draw(self, pool_size: int, episode: int) -> frozenset[int]:
         """The attackers of an episode: a function of (seed, episode) alone."""
@@ -153,13 +159,13 @@ class ByzantineInjection(PoolCallback):
         return frozenset(rng.choice(pool_size, count, replace=False).tolist())
 
     def active(self, index: int) -> bool:
-        """Whether the attack is on in round ``index``."""
+        """Whether the attack is on in round ``index`` of the run, or of the episode."""
         return self.first_round <= index and (self.last_round is None or index <= self.last_round)
 
     def on_worker_batch(self, trainer: L.Trainer, pl_module: "PoolModule", batch: RoundBatch) -> RoundBatch:
         """Let the attack poison the labels of Byzantine workers."""
         rows = [row for row, worker in enumerate(batch.local) if worker in self.byzantine]
-        if self.attack is None or not rows or not self.active(batch.round):
+        if self.attack is None or not rows or not self.active(pl_module.round_of_episode(batch.round)):
             return batch
         targets = batch.targets.clone()
         targets[rows] = self.attack.poison(targets[rows], pl_module.num_classes)
@@ -170,7 +176,7 @@ class ByzantineInjection(PoolCallback):
     ) -> Tensor:
         """Replace the rows of Byzantine workers."""
         rows = [row for row, worker in enumerate(batch.workers) if worker in self.byzantine]
-        if self.attack is None or not rows or not self.active(batch.round):
+        if self.attack is None or not rows or not self.active(pl_module.round_of_episode(batch.round)):
             return gradients
         byzantine = torch.zeros(len(gradients), dtype=torch.bool, device=gradients.device)
         byzantine[rows] = True

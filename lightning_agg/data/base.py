@@ -135,14 +135,24 @@ class PoolDataModule(L.LightningDataModule, ABC):
         if self.standardize:
             statistics = train.take(private).statistics()
             train, test = train.standardized(*statistics), test.standardized(*statistics)
-        told = self._told_to_the_partitioner(train)[private]
-        shards = [private[shard] for shard in self.partitioner(told, self.pool_size, self.seed)]
-        self._check_shards([len(shard) for shard in shards])
+        self.private = private
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         train = train.to(device)
         self.val, self.public = train.take(val), train.take(public)
         self.test = test.to(device)
-        self.pool = WorkerPool(train, shards, self.batch_size, self.seed, self.augment)
+        self.train = train
+        self.pool = self.divided(self.partitioner, self.seed)
+
+    def divided(self, partitioner: Partitioner, seed: int | None) -> WorkerPool:
+        """The workers with the training samples divided by ``partitioner``, ``seed`` counting where it has none.
+
+        Raises:
+            SettingError: If that gives no shard to some worker, or too small a one.
+        """
+        told = self._told_to(partitioner)[self.private]
+        shards = [self.private[shard] for shard in partitioner(told, self.pool_size, seed)]
+        self._check_shards(partitioner, [len(shard) for shard in shards])
+        return WorkerPool(self.train, shards, self.batch_size, self.seed, self.augment)
 
     def train_dataloader(self) -> Rounds | Windows:
         """The rounds, for the workers of this process; windows, if the module plays episodes."""
@@ -206,16 +216,17 @@ class PoolDataModule(L.LightningDataModule, ABC):
         )
         return val_size, public_size
 
-    def _told_to_the_partitioner(self, train: Samples) -> np.ndarray:
-        if not self.partitioner.by_group:
-            return train.labels.numpy()
+    def _told_to(self, partitioner: Partitioner) -> np.ndarray:
+        train = self.train
+        if not partitioner.by_group:
+            return train.labels.cpu().numpy()
         require(
             train.groups is not None,
-            f"data.partitioner must not be {type(self.partitioner).__name__}: {type(self).__name__} does not say whom a sample"
+            f"data.partitioner must not be {type(partitioner).__name__}: {type(self).__name__} does not say whom a sample"
             " comes from.",
         )
         assert train.groups is not None
-        return train.groups.numpy()
+        return train.groups.cpu().numpy()
 
     def _check_samples(self, dataset: Dataset) -> None:
         for part, data in (("train", dataset.train), ("test", dataset.test)):
@@ -235,11 +246,11 @@ class PoolDataModule(L.LightningDataModule, ABC):
             "data.standardize must be false where the inputs are indices (int64).",
         )
 
-    def _check_shards(self, sizes: list[int]) -> None:
+    def _check_shards(self, partitioner: Partitioner, sizes: list[int]) -> None:
         require(
             len(sizes) == self.pool_size,
             f"data.partitioner must give one shard to each of data.pool_size = {self.pool_size} workers, got"
-            f" {len(sizes)} of {type(self.partitioner).__name__}.",
+            f" {len(sizes)} of {type(partitioner).__name__}.",
         )
         worker = int(np.argmin(sizes))
         require(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_agg.aggregators.recurrent import Recurrent
+from lightning_agg.trust_example import TrustExample
 from lightning_agg.unroll import InnerProblem, InnerState
 
 
@@ -16,11 +17,13 @@ class MetaGradient(NamedTuple):
         gradients: For each of the network's ``parameters()``, the derivative of each task's meta-loss, ``(T, *shape)``.
         losses: Before each round and after the last, ``(K + 1, T)``.
         after: The state after the window, detached.
+        examples: What was seen of the workers of each task in the K rounds; empty where no judge has read of them.
     """
 
     gradients: list[Tensor]
     losses: Tensor
     after: InnerState
+    examples: tuple[TrustExample, ...]
 
 
 class Estimator(ABC):

@@ -66,5 +66,5 @@ class Replay(Estimator):
                     window.forward([x[:, columns] for x in trajectory.inputs], trajectory.memory[:, columns])
                     window.backward(pull[:, columns])
                 gradients.append(window.gradients())
-        stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
-        return MetaGradient(stacked, trajectory.losses, trajectory.after)
+        by_parameter = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+        return MetaGradient(by_parameter, trajectory.losses, trajectory.after, trajectory.examples)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_agg.aggregators.recurrent import Recurrent
-from lightning_agg.aggregators.worker_features import Seen
+from lightning_agg.aggregators.seen import Seen
 from lightning_agg.estimators.base import Estimator, MetaGradient
+from lightning_agg.trust_example import stacked
 from lightning_agg.unroll import InnerProblem, InnerState, advance
 
 
@@ -34,7 +35,7 @@ class UnrolledGraph(Estimator):
         key: tuple[int, int],
     ) -> MetaGradient:
         """See :meth:`Estimator.window`."""
-        losses = []
+        losses, examples = [], []
         with torch.enable_grad():
             now, total = state, weights.new_zeros(len(state.episodes))
             for k in range(len(weights) + 1):
@@ -49,7 +50,8 @@ class UnrolledGraph(Estimator):
                     total = total + weights[k - 1] * torch.where(counted, values, 0.0)
                 if k == len(weights):
                     break
-                now, _, _ = advance(aggregator, received, now, self.second_order)
+                now, _, _, seen = advance(aggregator, received, now, self.second_order)
+                examples.append(seen)
             gradients = [_gradients(loss, aggregator.network) for loss in total]
         after = replace(
             now,
@@ -57,8 +59,8 @@ class UnrolledGraph(Estimator):
             memory=now.memory.detach(),
             seen=tuple(Seen(*(part.detach() for part in seen)) for seen in now.seen),
         )
-        stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
-        return MetaGradient(stacked, torch.stack(losses), after)
+        by_parameter = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+        return MetaGradient(by_parameter, torch.stack(losses), after, stacked(examples))
 
 
 def _gradients(loss: Tensor, network: nn.Module) -> tuple[Tensor, ...]:

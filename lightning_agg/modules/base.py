@@ -141,34 +141,44 @@ class PoolModule(L.LightningModule, ABC):
         )
         return model
 
-    def optimize(self, parameters: Iterable[nn.Parameter]) -> Any:
-        """What ``configure_optimizers`` returns for ``parameters``: optimizer and schedule.
+    def optimize(
+        self,
+        parameters: Iterable[nn.Parameter],
+        make_optimizer: OptimizerFactory,
+        make_lr_scheduler: LRSchedulerFactory | None,
+        setting: str = "model",
+    ) -> tuple[list[Any], list[Any]]:
+        """What ``configure_optimizers`` returns for ``parameters``: an optimizer, and a schedule if there is one.
 
         Raises:
             SettingError: If optimizer or schedule do not accept their values.
         """
-        optimizer = made_optimizer(self.make_optimizer, parameters, "model.optimizer")
-        if self.make_lr_scheduler is None:
-            return optimizer
+        optimizer = made_optimizer(make_optimizer, parameters, f"{setting}.optimizer")
+        if make_lr_scheduler is None:
+            return [optimizer], []
         with told_of_the_schedule():
-            return [optimizer], [self.make_lr_scheduler(optimizer)]
+            return [optimizer], [make_lr_scheduler(optimizer)]
 
     def advance_schedule(self) -> None:
         """Count a training step."""
-        scheduler: Any = self.lr_schedulers()
-        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            with told_of_the_schedule():
-                scheduler.step()
+        for scheduler in self._schedules():
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                with told_of_the_schedule():
+                    scheduler.step()
 
     def advance_plateau(self) -> None:
         """Show a validation of the training to a schedule that waits for one."""
-        scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
-        if isinstance(scheduler, ReduceLROnPlateau):
-            # lightning.pytorch.cli has one that names it.
-            name = getattr(scheduler, "monitor", self.monitored)
-            self._require_logged("model.lr_scheduler.monitor", name)
-            if not self.trainer.sanity_checking:
-                scheduler.step(self.trainer.callback_metrics[name])
+        for scheduler in self._schedules() if self.trainer.state.fn == "fit" else ():
+            if isinstance(scheduler, ReduceLROnPlateau):
+                # lightning.pytorch.cli has one that names it.
+                name = getattr(scheduler, "monitor", self.monitored)
+                self._require_logged("model.lr_scheduler.monitor", name)
+                if not self.trainer.sanity_checking:
+                    scheduler.step(self.trainer.callback_metrics[name])
+
+    def _schedules(self) -> list[Any]:
+        found: Any = self.lr_schedulers()
+        return found if isinstance(found, list) else [] if found is None else [found]
 
     def _require_logged(self, setting: str, name: str) -> None:
         logged = self.trainer.callback_metrics
@@ -196,10 +206,15 @@ class PoolModule(L.LightningModule, ABC):
             if isinstance(callback, PoolCallback):
                 yield callback
 
+    def round_of_episode(self, index: int) -> int:
+        """Round ``index`` counted from the beginning of what is trained: a run is one episode."""
+        return index
+
     def byzantine(self, index: int | None = None) -> frozenset[int]:
         """Pool-wide indices of the workers that a callback makes Byzantine; of those that attack in round ``index`` alone, if given."""
         callbacks = self.pool_callbacks()
-        return frozenset().union(*(c.byzantine for c in callbacks if index is None or c.active(index)))
+        step = None if index is None else self.round_of_episode(index)
+        return frozenset().union(*(c.byzantine for c in callbacks if step is None or c.active(step)))
 
     @property
     def run_folder(self) -> Path:

@@ -98,7 +98,7 @@ class LearnedServer:
 
     def __call__(self, parameters: Tensor, received: Round, step: int) -> Tensor:
         """One round; ``parameters`` are those after the last."""
-        self.state, _, _ = advance(self.aggregator, [received], self.state)
+        self.state = advance(self.aggregator, [received], self.state).after
         return self.state.parameters[0]
 
 

@@ -65,7 +65,7 @@ class PoolProblem(InnerProblem):
     def _batch(self, episode: int, step: int) -> RoundBatch:
         learner = self.learner
         index, workers = episode * STRIDE + step, tuple(range(learner.pool_size))
-        inputs, targets, weights = learner.data.pool.batch(workers, index)
+        inputs, targets, weights = learner.pool(episode).batch(workers, index)
         inputs = as_precise(inputs, next(learner.model.parameters()).dtype)
         weights = None if weights is None else weights[:, None]
         batch = RoundBatch(index, workers, workers, inputs[:, None], targets[:, None], weights)
@@ -96,7 +96,9 @@ class PoolProblem(InnerProblem):
             honest_gradient, honest_loss = honest_gradient / honest_loss.detach(), honest_loss.log()
         if isinstance(scaling, Tensor):
             sent, context = sent * scaling, _scaled(context, scaling)
-        return Round(sent, honest_gradient, honest_loss, context, scaling)
+        attackers = learner.byzantine(batch.round)
+        is_honest = torch.tensor([worker not in attackers for worker in batch.workers], device=sent.device)
+        return Round(sent, is_honest, honest_gradient, honest_loss, context, scaling)
 
 
 def _scaled(context: Context, scaling: Tensor) -> Context:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_agg.aggregators.worker_features import Seen
+from lightning_agg.aggregators.seen import Seen
 from lightning_agg.unroll import InnerState
 
 

@@ -16,6 +16,7 @@ from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
+from lightning_agg.data.pool import WorkerPool
 from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require, require_count, require_positive
 from lightning_agg.estimators import Estimator, Replay
@@ -24,10 +25,12 @@ from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.curriculum import Curriculum
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
 from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory, made_optimizer
-from lightning_agg.modules.inner_problem import PoolProblem
+from lightning_agg.modules.inner_problem import STRIDE, PoolProblem
 from lightning_agg.modules.inner_tasks import InnerTasks
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context
+from lightning_agg.modules.trust_training import TrustTraining
+from lightning_agg.partitioners.base import Partitioner
 
 LARGEST_SCALING = 10.0
 """exp(10) is 22,026: float32 holds the squares of what is so many times too large."""
@@ -67,6 +70,9 @@ class MetaLearner(PoolModule):
         truncation_length: Rounds K of a window.
         num_tasks: Trainings that go on side by side, at different points of their episodes.
         estimator: How the meta-gradient is found; ``Replay`` when null.
+        partitioners: How the training samples are divided is drawn from these per trained episode, and they are divided anew; in
+            validation, and always when null, as the data say.
+        trust_training: How the judge of an aggregator with ``trust`` learned is trained; as ``TrustTraining`` says when null.
         final_loss_only: Whether only the loss after the last round of a window counts, instead of all.
         log_loss: Whether the meta-loss is of the logarithm of the honest workers' loss, so that every training counts alike,
             however far it is (the average log loss of Wichrowska et al., *Learned optimizers that scale and generalize*, ICML
@@ -107,6 +113,8 @@ class MetaLearner(PoolModule):
         truncation_length: int = 20,
         num_tasks: int = 1,
         estimator: Estimator | None = None,
+        partitioners: list[Partitioner] | None = None,
+        trust_training: TrustTraining | None = None,
         final_loss_only: bool = False,
         log_loss: bool = False,
         clip_norm: float = 1.0,
@@ -151,6 +159,14 @@ class MetaLearner(PoolModule):
         self.truncation_length = truncation_length
         self.num_tasks = num_tasks
         self.estimator = estimator or Replay()
+        require(
+            trust_training is None or aggregator.judge is not None,
+            "model.trust_training must be null unless model.aggregator.trust is learned, got"
+            f" {type(trust_training).__name__}.",
+        )
+        self.trust_training = None if aggregator.judge is None else trust_training or TrustTraining()
+        self.partitioners = partitioners or []
+        self._pools: dict[int, WorkerPool] = {}
         self.log_loss = log_loss
         self.clip_norm = clip_norm
         self.task_clip_norm = task_clip_norm
@@ -190,6 +206,8 @@ class MetaLearner(PoolModule):
         )
         seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(len(start)))
         self.tasks = InnerTasks(self.num_tasks, start, self.aggregator.network.state_size, seen)
+        if self.trust_training is not None:
+            self.trust_training.begin(self.pool_size, self.truncation_length)
         self.register_buffer("best_loss", torch.tensor(torch.inf))
         self.problem = PoolProblem(self)
         for name, baseline in self.baselines.items():
@@ -206,17 +224,30 @@ class MetaLearner(PoolModule):
         return [EpisodeCurves()]
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the network's weights; the model's own parameters are not trained."""
-        return self.optimize(self.aggregator.network.parameters())
+        """The optimizers of the network's weights and of the judge's; the model's own parameters are not trained."""
+        optimizers, schedules = self.optimize(
+            self.aggregator.network.parameters(), self.make_optimizer, self.make_lr_scheduler
+        )
+        training, judge = self.trust_training, self.aggregator.judge
+        if training is not None and judge is not None:
+            more = self.optimize(
+                judge.parameters(),
+                training.make_optimizer,
+                training.make_lr_scheduler,
+                "model.trust_training",
+            )
+            optimizers, schedules = optimizers + more[0], schedules + more[1]
+        return optimizers, schedules
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One window of all tasks, and one step of the aggregator's weights."""
         for task in range(self.num_tasks):
             self._begin_if_finished(task)
-        optimizer: Any = self.optimizers()
-        weights = self.loss_weights.to(self.tasks.theta)
-        gradients, losses, after = self.estimator.window(
-            self.problem, self.aggregator, self.tasks.state, weights, self.loss_cap, (self.seed, batch)
+        optimizers: Any = self.optimizers()
+        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
+        weights, before = self.loss_weights.to(self.tasks.theta), self.tasks.state
+        gradients, losses, after, examples = self.estimator.window(
+            self.problem, self.aggregator, before, weights, self.loss_cap, (self.seed, batch)
         )
         self.tasks.carry(after)
         parameters = list(self.aggregator.network.parameters())
@@ -224,6 +255,12 @@ class MetaLearner(PoolModule):
             p.grad = gradient
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
+        if self.trust_training is not None and self.aggregator.judge is not None:
+            self.trust_training.keep(examples, torch.stack([seen.judged for seen in before.seen]))
+            # Not Lightning's: a step of it would count as a window.
+            (_, own) = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
+            loss = self.trust_training.train_judge(self.aggregator.judge, own, (self.seed, batch))
+            self.log("meta/trust_loss", loss, prog_bar=True, batch_size=1)
         self.advance_schedule()
         self.log("meta/loss", losses[1:].mean(), prog_bar=True, batch_size=1)
         self.log("meta/gradient_norm", norm, batch_size=1)
@@ -294,9 +331,25 @@ class MetaLearner(PoolModule):
                 f"model.horizon must have the stage that the checkpoint is in, number {stage + 1}, got {self.horizons}.",
             )
 
+    def round_of_episode(self, index: int) -> int:
+        """Round ``index`` counted from the beginning of its episode."""
+        return index % STRIDE
+
     def server_context(self, index: int, parameters: Any) -> Context:
         """What the server of an episode knows in round ``index``."""
         return server_context(self.model, self.data.public, parameters, index, self.seed)
+
+    def pool(self, episode: int) -> WorkerPool:
+        """The workers' data in an episode: a function of (seed, episode)."""
+        if not self.partitioners or episode >= VALIDATION_EPISODES:
+            return self.data.pool
+        if episode not in self._pools:
+            if len(self._pools) >= self.num_tasks:
+                self._pools.pop(min(self._pools))
+            rng = seeding.generator(self.seed, "shards", step=episode)
+            partitioner = self.partitioners[int(rng.integers(len(self.partitioners)))]
+            self._pools[episode] = self.data.divided(partitioner, int(rng.integers(1 << 31)))
+        return self._pools[episode]
 
     def initial_parameters(self, episode: int) -> Tensor:
         """``(d,)`` fresh parameters: a function of (seed, episode)."""

@@ -143,7 +143,7 @@ class ParameterServer(PoolModule):
 
     def configure_optimizers(self) -> Any:
         """The server's optimizer, and its schedule if there is one."""
-        return self.optimize(self.trainable.values())
+        return self.optimize(self.trainable.values(), self.make_optimizer, self.make_lr_scheduler)
 
     def on_fit_start(self) -> None:
         """Warn of an optimizer or of weights with which the rule is not what it is meant to be."""

@@ -239,6 +239,15 @@ def test_without_an_honest_row_attackers_know_who_they_are():
         (lambda: LabelFlip(target=1), r"must be given together or not at all \(source = None, target = 1\)"),
         (lambda: LabelFlip(source=1, target=1), r"must differ .* \(source = 1, target = 1\)"),
         (lambda: LabelFlip(source=0, target=-1), r"must be at least 0 \(source = 0, target = -1\)"),
+        (lambda: LabelFlip(shift=0), r"LabelFlip.shift must be at least 1, .* \(shift = 0, source = None"),
+        (
+            lambda: LabelFlip(1, 2, shift=1),
+            r"without source and target \(shift = 1, source = 1, target = 2\)",
+        ),
+        (
+            lambda: LabelFlip(shift=7).poison(torch.arange(3), num_classes=7),
+            r"LabelFlip.shift must be below the number of classes \(shift = 7, classes = 7\)",
+        ),
         (
             lambda: LabelFlip(source=2, target=7).poison(torch.arange(3), num_classes=7),
             r"must be below the number of classes \(source = 2, target = 7, classes = 7\)",

@@ -23,6 +23,7 @@ SERVER = SimpleNamespace(
     rounds_in_order=True,
     tells_rule=True,
     validates_episodes=False,
+    round_of_episode=lambda index: index,
     participation=1.0,
     tell_attackers=lambda context: replace(context, aggregate=TrimmedMean(1).trial),
 )

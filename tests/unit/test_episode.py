@@ -84,13 +84,16 @@ def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
 
 
 @pytest.mark.filterwarnings("ignore:.*the network is untrained")
-def test_what_is_trained_is_what_a_parameter_server_does():
+@pytest.mark.parametrize("trust", [{"trust_decay": 0.9, "direction_decay": 0.8}, {"trust": "learned"}])
+def test_what_is_trained_is_what_a_parameter_server_does(trust):
     settings = {
-        "worker_order": "trust", "loss_information": True, "gate": True, "scale": "trusted", "running_scale": 0.9, "momenta": [0.9],
-        "trust_decay": 0.9, "direction_decay": 0.8, "batch_scaling": 0.5, "batch_decay": 0.9, "decay_after": 5, "output_scale": 1000.0, "line_search": True, "num_samples": 8,
+        **trust, "worker_order": "trust", "loss_information": True, "gate": True, "scale": "trusted", "running_scale": 0.9, "momenta": [0.9],
+        "batch_scaling": 0.5, "batch_decay": 0.9, "decay_after": 5, "output_scale": 1000.0, "line_search": True, "num_samples": 8,
     }  # fmt: skip
     torch.manual_seed(0)
     rule = Recurrent(**settings)
+    if rule.judge is not None:
+        torch.nn.init.normal_(rule.judge.out.weight)
     learner, start = learner_and_start(copy.deepcopy(rule))
     expected = losses_of_a_parameter_server(rule, partial(torch.optim.SGD, lr=1.0), start)
     server = LearnedServer(learner.aggregator, 4, start)

@@ -124,6 +124,9 @@ def test_label_flips():
     assert LabelFlip().poison(targets, num_classes=10).tolist() == [9, 8, 7, 2, 0]
     assert LabelFlip().poison(targets[:3], num_classes=3).tolist() == [2, 1, 0]
     assert LabelFlip(source=2, target=7).poison(targets, num_classes=10).tolist() == [0, 1, 7, 7, 9]
+    assert LabelFlip(shift=3).poison(targets, num_classes=10).tolist() == [
+        (y + 3) % 10 for y in targets.tolist()
+    ]
     assert LabelFlip(source=0, target=9).poison(targets, num_classes=10).tolist() == [9, 1, 2, 7, 9]
 
 

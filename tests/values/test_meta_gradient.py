@@ -36,6 +36,11 @@ SEARCHING = {
     "line_search": True,
     "output_scale": 1000.0,
 }
+JUDGED = {
+    **{name: value for name, value in ARNN.items() if name not in ("trust_decay", "distrust_copies")},
+    "trust": "learned",
+    "batch_scaling": 0.5,
+}
 SORTED_GRU = {"slots": 4, "cell": "gru", "worker_order": "sorted", "scale": "median"}
 K = 5
 LOSS_CAP = 1e9
@@ -63,7 +68,7 @@ def learner(settings, num_tasks=2, byzantine=1, seed=0, data=None, **more):
     )
     with torch.no_grad():
         # Far from its small beginning, so that every weight has an influence.
-        for p in module.aggregator.network.parameters():
+        for p in module.aggregator.parameters():
             p += 0.3 * torch.randn_like(p)
     module.double()
     for task in range(num_tasks):
@@ -75,7 +80,7 @@ def gradient(module, estimator, weights=None, windows=1):
     state = module.tasks.state
     weights = torch.linspace(0.5, 1.5, K, dtype=torch.float64) if weights is None else weights
     for window in range(windows):
-        gradients, losses, state = estimator.window(
+        gradients, losses, state, _ = estimator.window(
             module.problem, module.aggregator, state, weights, LOSS_CAP, (0, window)
         )
     return torch.cat([g.mean(0).flatten() for g in gradients]), losses, state
@@ -86,7 +91,9 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize(
-    "settings", [RNN, ARNN, SORTED_GRU, SEARCHING], ids=["rnn", "arnn", "sorted gru", "searching"]
+    "settings",
+    [RNN, ARNN, SORTED_GRU, SEARCHING, JUDGED],
+    ids=["rnn", "arnn", "sorted gru", "searching", "judged"],
 )
 @pytest.mark.parametrize("chunk_size", [10**6, 17])
 def test_replay_is_the_graph_with_the_dashed_edges_dropped(settings, chunk_size):
@@ -158,7 +165,7 @@ def test_a_round_without_a_graph_is_that_with_one(cell, direct, monkeypatch):
     assert torch.equal(start, kept)
 
 
-@pytest.mark.parametrize("settings", [ARNN, SEARCHING], ids=["arnn", "searching"])
+@pytest.mark.parametrize("settings", [ARNN, SEARCHING, JUDGED], ids=["arnn", "searching", "judged"])
 def test_a_scaled_task_is_the_training_of_x(settings):
     module = learner(settings, num_tasks=1, parameter_scaling=1.0)
     state, c = module.tasks.state, module.scaling(module.tasks.state.episodes[0])
@@ -216,7 +223,7 @@ def test_second_order_gradient_is_the_slope_of_the_meta_loss():
 
 def meta_loss_at(module, vector):
     nn.utils.vector_to_parameters(vector.clone(), module.aggregator.network.parameters())
-    _, losses, _ = UnrolledGraph().window(
+    _, losses, *_ = UnrolledGraph().window(
         module.problem,
         module.aggregator,
         module.tasks.state,
@@ -318,14 +325,15 @@ def test_padding_counts_for_nothing():
     assert torch.allclose(graph.gradients, torch.stack(rows), rtol=1e-9)
 
 
-@pytest.mark.parametrize("settings", [RNN, ARNN])
+@pytest.mark.parametrize("settings", [RNN, ARNN, JUDGED])
 def test_a_diverged_task_stays_where_it_is(settings):
     module = learner({**settings, "slots": 4}, num_tasks=1)
     module.tasks.theta.fill_(torch.nan)
     weights = torch.ones(K, dtype=torch.float64)
-    gradients, losses, state = Replay().window(
+    gradients, losses, state, examples = Replay().window(
         module.problem, module.aggregator, module.tasks.state, weights, LOSS_CAP, (0, 0)
     )
     assert state.parameters.isnan().all()
     assert losses.isnan().all()
     assert not any(g.any() for g in gradients)
+    assert not any(example.present.any() for example in examples)

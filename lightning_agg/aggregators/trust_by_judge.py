@@ -1,0 +1,102 @@
+"""Whom to trust, by a network that was trained to tell."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.linalg import row_lengths
+from lightning_agg.aggregators.seen import Seen
+from lightning_agg.aggregators.trust_judge import EVIDENCE, TrustJudge
+from lightning_agg.aggregators.worker_trust import (
+    LARGEST_DESCENT,
+    LIMIT,
+    Trusted,
+    agreement,
+    bounded_descents,
+    copies_and_same,
+    cosines,
+    effective_number,
+    positive,
+    public_gradient,
+    relative,
+    senders,
+    summed,
+    toward,
+)
+
+DIRECTION_DECAY = 0.9
+"""Of the running sum of the public gradient's directions."""
+
+SUM_DECAYS = (1.0, 0.9, 1.0, 0.95, 1.0)
+"""Of the running sums: descents, twice; cosines with the sum of the public directions, with the public gradient, with the others."""
+
+WORST = (-LARGEST_DESCENT, -LARGEST_DESCENT, -1.0, -1.0, -1.0)
+"""What they add for a row that was dropped."""
+
+LATE = 100
+"""Rounds from which on an episode counts as late."""
+
+
+def by_judge(
+    judge: TrustJudge,
+    gradients: Tensor,
+    context: Context,
+    seen: Seen,
+    step: int,
+    trial_step: float,
+    num_samples: int,
+) -> Trusted:
+    """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them; see :class:`Recurrent`."""
+    read, same, seen = evidence(gradients, context, seen, step, trial_step, num_samples)
+    sent, finite = senders(context)
+    workers = torch.arange(len(seen.judged), device=gradients.device)[sent][finite]
+    whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
+    present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
+    logits, memory = judge(whole, seen.judged, present)
+    logs = F.logsigmoid(logits[workers])
+    weights = (logs - logs.max()).exp()
+    return Trusted(
+        weights, weights, effective_number(weights, same), seen._replace(judged=memory), whole, present
+    )
+
+
+def evidence(
+    rows: Tensor, context: Context, seen: Seen, step: int, trial_step: float, num_samples: int
+) -> tuple[Tensor, Tensor, Seen]:
+    """What is read of each of ``(m, d)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
+    public = public_gradient(context, num_samples, rows)
+    length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
+    direction = DIRECTION_DECAY * seen.direction + public / positive(length)
+    descents = bounded_descents(rows, context, trial_step, num_samples)
+    with_public, with_sum, with_others = toward(rows, public), toward(rows, direction), cosines(rows)
+    middle = agreement(with_others, None)
+    latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
+    decays, worst = rows.new_tensor(SUM_DECAYS), rows.new_tensor(WORST)
+    sums, total = summed(latest, seen.sums, decays, context, worst)
+    all_descents, late_descents, agreed, public_sum, middle_sum = (relative(part, 0) for part in sums.T)
+    copies, same = copies_and_same(rows)
+    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    logs = positive(lengths).log()
+    read = [
+        relative(descents, 0),
+        all_descents,
+        late_descents,
+        with_public,
+        with_sum,
+        agreed,
+        public_sum,
+        middle,
+        with_others.masked_fill(own, 0).sum(1) / max(len(rows) - 1, 1),
+        middle_sum,
+        (logs - logs.median()).clamp(-LIMIT, LIMIT),
+        (logs - positive(length).log()).clamp(-LIMIT, LIMIT),
+        1 / copies.sum(1),
+        with_others.masked_fill(own, -1).amax(1),
+        torch.full_like(descents, min(1.0, math.log1p(step) / math.log1p(LATE))),
+        (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT),
+        torch.minimum(all_descents, agreed),
+    ]
+    return torch.stack(read, 1), same, seen._replace(direction=direction, sums=total)

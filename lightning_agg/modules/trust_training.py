@@ -1,0 +1,128 @@
+"""Trains the judge of a learned aggregator, which tells whom to trust."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_agg import seeding
+from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
+from lightning_agg.errors import require, require_count
+from lightning_agg.modules.factories import LRSchedulerFactory, OptimizerFactory
+from lightning_agg.trust_example import TrustExample
+
+FLOOR = 0.05
+"""Squared relative errors far below this count as none."""
+
+
+class TrustTraining(nn.Module):
+    """Trains the judge of a ``Recurrent`` with ``trust`` learned, on the rounds that it has seen, as a step beside that of the network.
+
+    With w the judge's weights of the rows, its loss is the mean over rounds of log(0.05 + e) and of the cross entropy of honest or
+    not, where e is the squared distance of the mean weighted by w from the mean of the honest rows, in parts of the latter's
+    squared length. Of a round it needs no more than what the judge has read and the inner products of the rows, so that whole episodes are kept, and
+    taken again: a window of the training gives one meta-gradient, but many steps of the judge.
+
+    Its memory, ``capacity`` windows, is in the checkpoint.
+
+    Args:
+        optimizer: The optimizer of the judge's weights.
+        lr_scheduler: Schedule of its learning rate, stepped once a window; constant when null.
+        steps: Its steps after each window.
+        batch_size: Windows of a task in each step, drawn from those that are kept.
+        capacity: Windows of a task that are kept, the last ones.
+        cross_entropy: By what the cross entropy is multiplied.
+        clip_norm: A gradient is scaled down to this norm.
+    """
+
+    evidence: Tensor
+    present: Tensor
+    honest: Tensor
+    products: Tensor
+    memory: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory = lambda parameters: torch.optim.Adam(parameters, lr=0.005),
+        lr_scheduler: LRSchedulerFactory | None = None,
+        steps: int = 20,
+        batch_size: int = 12,
+        capacity: int = 256,
+        cross_entropy: float = 0.3,
+        clip_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("steps", steps), ("batch_size", batch_size), ("capacity", capacity)):
+            require_count(f"model.trust_training.{name}", value, minimum=1)
+        require(
+            cross_entropy >= 0, f"model.trust_training.cross_entropy must be at least 0, got {cross_entropy}."
+        )
+        require(clip_norm > 0, f"model.trust_training.clip_norm must be above 0, got {clip_norm}.")
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.steps = steps
+        self.batch_size = batch_size
+        self.capacity = capacity
+        self.cross_entropy = cross_entropy
+        self.clip_norm = clip_norm
+
+    def begin(self, pool_size: int, rounds: int) -> None:
+        """Make room for windows of so many workers and rounds."""
+
+        def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(self.capacity, *shape, dtype=dtype)
+
+        self.register_buffer("evidence", room(rounds, pool_size, EVIDENCE, dtype=torch.half))
+        self.register_buffer("present", room(rounds, pool_size, dtype=torch.bool))
+        self.register_buffer("honest", room(rounds, pool_size, dtype=torch.bool))
+        self.register_buffer("products", room(rounds, pool_size, pool_size))
+        self.register_buffer("memory", room(pool_size, UNITS))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def keep(self, windows: tuple[TrustExample, ...], memory: Tensor) -> None:
+        """Take in the window of each task, and what the judge remembered before it, ``(T, M, UNITS)``; the oldest are forgotten."""
+        for window, before in zip(windows, memory, strict=True):
+            place = int(self.count) % self.capacity
+            for name, value in window._asdict().items():
+                getattr(self, name)[place] = value.to(getattr(self, name))
+            self.memory[place] = before
+            self.count += 1
+
+    def train_judge(self, judge: TrustJudge, optimizer: Any, key: tuple[int, int]) -> Tensor:
+        """Steps of ``optimizer`` after a window; ``key`` is (seed, window). Gives the mean loss."""
+        losses = []
+        for step in range(self.steps):
+            kept = min(int(self.count), self.capacity)
+            rng = seeding.generator(key[0], "judge", step=key[1] * self.steps + step)
+            chosen = torch.from_numpy(rng.choice(kept, min(self.batch_size, kept), replace=False))
+            with torch.enable_grad():
+                loss = self._loss(judge, chosen.to(self.count.device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(judge.parameters(), self.clip_norm)
+            optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _loss(self, judge: TrustJudge, chosen: Tensor) -> Tensor:
+        dtype = judge.out.weight.dtype
+        present, honest = self.present[chosen], self.honest[chosen].to(dtype)
+        logits = judge.window(self.evidence[chosen].to(dtype), self.memory[chosen].to(dtype), present)
+        entropies = F.binary_cross_entropy_with_logits(logits, honest, reduction="none")
+        weights = torch.where(present, logits.sigmoid() + 1e-6, 0.0)
+        errors, defined = log_errors(weights, honest, self.products[chosen].to(dtype))
+        loss = errors[defined].sum() / defined.sum().clamp_min(1)
+        return loss + self.cross_entropy * entropies[present].sum() / present.sum().clamp_min(1)
+
+
+def log_errors(weights: Tensor, honest: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of 0.05 + the squared distance of the mean by ``weights`` ``(..., M)`` from the ``honest`` rows', from ``products`` ``(..., M, M)``.
+
+    The products are in parts of the honest mean's squared length; where there is none, which is the second result, nothing is said.
+    """
+    shares, mean = (w / w.sum(-1, keepdim=True).clamp_min(1e-9) for w in (weights, honest))
+    apart = shares - mean
+    errors = torch.einsum("...i,...ij,...j->...", apart, products, apart).clamp_min(0)
+    return torch.log(FLOOR + errors), products.diagonal(dim1=-2, dim2=-1).sum(-1) > 0

@@ -1,0 +1,380 @@
+"""Trust that is learned: what the judge reads, whom it sees, and what it is trained on."""
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_agg.aggregators import Context, Recurrent
+from lightning_agg.aggregators.seen import Seen
+from lightning_agg.aggregators.trust_by_judge import evidence
+from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
+from lightning_agg.errors import SettingError
+from lightning_agg.modules import MetaLearner, TrustTraining
+from lightning_agg.modules.trust_training import log_errors
+from lightning_agg.trust_example import TrustExample, example_of_round, stacked
+
+LEARNED = {"trust": "learned", "gate": True, "worker_order": "trust", "scale": "trusted", "slots": 4}
+D = 6
+
+
+def server(rows, descents, gradient):
+    """Knows the descent of a trial step along each of ``rows``, in their order, and this public gradient."""
+    return Context(
+        parameters=lambda: torch.zeros(D),
+        public_losses=lambda vectors, num_samples: torch.tensor([5.0, *(5 - d for d in descents)]),
+        public_gradient=lambda num_samples: torch.tensor(gradient, dtype=torch.float32),
+    )
+
+
+def unseen(workers):
+    empty = torch.zeros(0)
+    return Seen(*[empty] * 7, torch.zeros(workers, 5), torch.zeros(workers, UNITS))._replace(
+        direction=torch.zeros(D)
+    )
+
+
+def by_numpy(rounds):
+    """The evidence on each worker in the last of ``rounds`` of (rows, descents, public gradient), as its docstrings say."""
+    sums, direction = 0.0, 0.0
+
+    def cosine(a, b):
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+    def by_best(x):
+        return np.clip(x / (abs(x.max()) + 1e-6), -3, 3)
+
+    for rows, descents, gradient in rounds:
+        rows, gradient = np.array(rows, float), np.array(gradient, float)
+        descents = np.clip(np.array(descents, float), -1, 1)
+        direction = 0.9 * direction + gradient / np.linalg.norm(gradient)
+        m, size, lengths = len(rows), np.linalg.norm(gradient), np.linalg.norm(rows, axis=1)
+        public = np.array([cosine(row, gradient) for row in rows])
+        summed = np.array([cosine(row, direction) for row in rows])
+        others = [sorted(cosine(rows[i], rows[j]) for j in range(m) if j != i) for i in range(m)]
+        middle = np.array([values[(m - 2) // 2] for values in others])
+        latest = np.stack([descents, descents, summed, public, middle], 1)
+        sums = np.array([1, 0.9, 1, 0.95, 1]) * sums + latest
+        everything, late, agreed, along, peers = (by_best(column) for column in sums.T)
+        median = np.sort(np.log(lengths))[(m - 1) // 2]
+        near = np.array(
+            [
+                [np.linalg.norm(rows[i] - rows[j]) <= 0.1 * min(lengths[i], lengths[j]) for j in range(m)]
+                for i in range(m)
+            ]
+        )
+    columns = [
+        by_best(descents), everything, late, public, summed, agreed, along, middle, np.array([np.mean(v) for v in others]), peers,
+        np.clip(np.log(lengths) - median, -3, 3), np.clip(np.log(lengths / size), -3, 3), 1 / near.sum(1), np.array([v[-1] for v in others]),
+        np.full(m, math.log1p(len(rounds) - 1) / math.log1p(100)), np.clip(lengths * public / size, -3, 3), np.minimum(everything, agreed),
+    ]  # fmt: skip
+    return torch.tensor(np.stack(columns, 1), dtype=torch.float32)
+
+
+def three_rounds():
+    rng = np.random.default_rng(0)
+    rounds = []
+    for _ in range(3):
+        rows = rng.normal(size=(5, D))
+        rows[4] = 1.05 * rows[3]
+        rows[0] *= 300
+        rounds.append((rows.tolist(), rng.normal(size=5).tolist(), rng.normal(size=D).tolist()))
+    return rounds
+
+
+def read(rounds, seen):
+    found = []
+    for step, (rows, descents, gradient) in enumerate(rounds):
+        values, _, seen = evidence(torch.tensor(rows), server(rows, descents, gradient), seen, step, 0.1, 8)
+        found.append(values)
+    return found, seen
+
+
+def test_the_evidence_is_that_of_an_independent_implementation():
+    rounds = three_rounds()
+    found, _ = read(rounds, unseen(5))
+    for count in (1, 2, 3):
+        assert torch.allclose(found[count - 1], by_numpy(rounds[:count]), atol=2e-5)
+    assert found[2].shape == (5, EVIDENCE)
+
+
+def test_evidence_is_on_workers_not_on_rows():
+    """Of six workers 5, 0, 2 take part, then 0 and 4, whose row is dropped: nothing but that counts against 4."""
+    rows = [row[:3] for row in (three_rounds()[0][0], three_rounds()[1][0])]
+    context = server(rows[0], [0.3, 0.2, 0.1], [1.0] * D)
+    _, _, seen = evidence(
+        torch.tensor(rows[0]), replace(context, workers=torch.tensor([5, 0, 2])), unseen(6), 0, 0.1, 8
+    )
+    assert seen.sums[[5, 0, 2], 0].tolist() == pytest.approx([0.3, 0.2, 0.1])
+    assert not seen.sums[[1, 3, 4]].any()
+    dropped = replace(
+        server(rows[1], [0.4], [1.0] * D),
+        workers=torch.tensor([0, 4]), finite=torch.tensor([True, False]),
+    )  # fmt: skip
+    _, _, after = evidence(torch.tensor(rows[1][:1]), dropped, seen, 1, 0.1, 8)
+    assert after.sums[0, :2].tolist() == pytest.approx([0.2 + 0.4, 0.9 * 0.2 + 0.4])
+    assert after.sums[4].tolist() == [-1.0] * 5
+    assert torch.equal(after.sums[[1, 2, 3, 5]], seen.sums[[1, 2, 3, 5]])
+
+
+@pytest.mark.parametrize("gradient", [[math.nan] * D, [0.0] * D])
+def test_evidence_is_finite(gradient):
+    rows = torch.zeros(3, D)
+    rows[0], rows[1, 0] = 1e15, 1e-30
+    context = server(rows, [math.nan, math.inf, -math.inf], gradient)
+    found, _, seen = evidence(rows, context, unseen(3), 0, 0.1, 8)
+    assert found.isfinite().all()
+    assert seen.sums.isfinite().all()
+    alone, _, _ = evidence(rows[:1], server(rows[:1], [0.1], gradient), unseen(1), 0, 0.1, 8)
+    assert alone.isfinite().all()
+
+
+def random_judge(seed=0):
+    torch.manual_seed(seed)
+    judge = TrustJudge()
+    for p in judge.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return judge
+
+
+@torch.no_grad()
+def test_the_order_of_the_workers_is_nothing_to_the_judge():
+    judge, order = random_judge(), torch.randperm(7)
+    said, memory = torch.randn(7, EVIDENCE), torch.randn(7, UNITS)
+    present = torch.tensor([True] * 5 + [False] * 2)
+    logits, after = judge(said, memory, present)
+    mixed, after_mixed = judge(said[order], memory[order], present[order])
+    assert torch.allclose(mixed, logits[order], atol=1e-6)
+    assert torch.allclose(after_mixed, after[order], atol=1e-6)
+
+
+@torch.no_grad()
+def test_who_is_absent_is_neither_seen_nor_forgotten():
+    judge, memory = random_judge(), torch.randn(6, UNITS)
+    said, present = torch.randn(6, EVIDENCE), torch.tensor([True, True, False, True, False, True])
+    logits, after = judge(said, memory, present)
+    assert torch.equal(after[~present], memory[~present])
+    alone, alone_after = judge(said[present], memory[present], torch.ones(4, dtype=torch.bool))
+    assert torch.allclose(alone, logits[present], atol=1e-6)
+    assert torch.allclose(alone_after, after[present], atol=1e-6)
+
+
+def known(rows=None):
+    return server(rows, [0.1 * (i + 1) for i in range(4)], [1.0] * D)
+
+
+def test_before_training_all_are_trusted_alike():
+    rows = torch.randn(4, D, generator=torch.Generator().manual_seed(0))
+    rule = Recurrent(**LEARNED)
+    seen = rule.features.unseen(4, rows)
+    found = rule.features(rows, known(), seen, 0)
+    center = found.inputs[4] * found.scale
+    assert torch.allclose(center, rows.mean(0), atol=1e-6)
+    assert not rule.trained
+
+
+def test_the_judge_weighs_the_rows():
+    rows = torch.randn(4, D, generator=torch.Generator().manual_seed(0))
+    rule = Recurrent(**LEARNED)
+    rule.judge.load_state_dict(random_judge().state_dict())
+    seen = rule.features.unseen(4, rows)
+    found = rule.features(rows, known(), seen, 0)
+    said, _, _ = evidence(rows, known(), seen, 0, 1.0, 32)
+    logits, memory = rule.judge(said, seen.judged, torch.ones(4, dtype=torch.bool))
+    weights = logits.sigmoid().double()
+    assert weights.max() > 1.5 * weights.min()
+    expected = (weights @ rows.double() / weights.sum()).float()
+    assert torch.allclose(found.inputs[4] * found.scale, expected, atol=1e-5)
+    assert torch.equal(found.seen.judged, memory)
+    assert torch.equal(found.evidence, said)
+
+
+def test_nobody_is_far_enough_below_for_no_step():
+    """However surely the judge distrusts everyone, the best of them counts."""
+    rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
+    rule.judge.out.bias.data.fill_(-1000.0)
+    found = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
+    assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
+
+
+def test_learned_trust_is_saved_and_loaded(tmp_path):
+    rule = Recurrent(**LEARNED, seed=3)
+    rule.judge.load_state_dict(random_judge().state_dict())
+    rule.save(tmp_path / "judged.safetensors")
+    loaded = Recurrent(weights=str(tmp_path / "judged.safetensors"))
+    assert loaded.trained
+    assert loaded.remembers_workers
+    rows = torch.randn(3, 4, D)
+    for gradients in rows:
+        assert torch.equal(rule(gradients, known()), loaded(gradients, known()))
+    # By the rule again: what the judge has learned is left where it is.
+    ruled = Recurrent(weights=str(tmp_path / "judged.safetensors"), trust="losses", trust_decay=1.0)
+    assert ruled.judge is None
+    assert ruled.architecture["trust_decay"] == 1.0
+    tensors = rule.judge.state_dict()
+    torn = Recurrent(**LEARNED)
+    torn.judge.out = torch.nn.Linear(3, 1)
+    torn.save(tmp_path / "torn.safetensors")
+    assert tensors["out.weight"].shape == (1, 2 * UNITS)
+    with pytest.raises(SettingError, match=r"torn.safetensors do not fit"):
+        Recurrent(weights=str(tmp_path / "torn.safetensors"))
+
+
+def test_weights_trained_with_the_rule_begin_with_an_untrained_judge():
+    rule = Recurrent(weights="mnist_rnn_lstm", loss_information=True, trust="learned")
+    assert not rule.trained
+    assert not rule.judge.out.weight.any()
+    assert not any(
+        rule.architecture[name]
+        for name in ("trust_decay", "trust_margin", "direction_decay", "distrust_copies")
+    )
+    same = Recurrent(weights="mnist_rnn_lstm").network.state_dict()
+    assert torch.equal(rule.network.state_dict()["output"], same["output"])
+
+
+def test_it_remembers_and_forgets():
+    rule = Recurrent(**LEARNED)
+    rule.judge.load_state_dict(random_judge().state_dict())
+    rows = torch.randn(3, 4, D)
+    first = [rule(gradients, known()) for gradients in rows]
+    assert rule.judged.any()
+    copy = Recurrent(**LEARNED)
+    copy.load_state_dict(rule.state_dict())
+    assert torch.equal(copy(rows[0], known()), rule(rows[0], known()))
+    rule.reset()
+    assert torch.equal(rule(rows[0], known()), first[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trust": "learned"}, "trust learned needs gate true or worker_order trust, got neither"),
+        ({**LEARNED, "trust_decay": 0.9}, "trust_decay must be 0 or false where trust is learned: it is of trust by a rule, got 0.9"),
+        ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
+    ],
+)  # fmt: skip
+def test_bad_settings(settings, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        Recurrent(**settings)
+
+
+def test_a_testimony_is_in_parts_of_the_honest_mean():
+    rows = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
+    present, honest = torch.tensor([True, False, True, True]), torch.tensor([True, True, False, True])
+    given = example_of_round(rows, honest, torch.zeros(4, EVIDENCE), present)
+    assert given.honest.tolist() == [True, False, False, True]
+    mean = rows[[0, 2]].mean(0)
+    expected = torch.zeros(4, 4)
+    index = torch.tensor([0, 2, 3])
+    expected[index[:, None], index] = rows @ rows.T / mean.square().sum()
+    assert torch.allclose(given.products, expected, rtol=1e-4, atol=1e-5)
+    silent = example_of_round(
+        rows, torch.tensor([False, True, False, False]), torch.zeros(4, EVIDENCE), present
+    )
+    assert not silent.products.any()
+    huge = rows.clone()
+    huge[1] = 1e15
+    huge[0] = huge[2] = 1e-20
+    assert example_of_round(huge, honest, torch.zeros(4, EVIDENCE), present).products.isfinite().all()
+
+
+def test_the_error_of_the_weighted_mean():
+    rows = torch.randn(5, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    honest, weights = (
+        torch.tensor([1.0, 1, 0, 1, 0]).double(),
+        torch.tensor([0.9, 0.1, 0.5, 0.0, 1.0]).double(),
+    )
+    present = torch.ones(5, dtype=torch.bool)
+    products = example_of_round(rows, honest.bool(), torch.zeros(5, EVIDENCE), present).products.double()
+    found, defined = log_errors(weights, honest, products)
+    mean = rows[honest.bool()].mean(0)
+    error = (weights @ rows / weights.sum() - mean).square().sum() / mean.square().sum()
+    assert found.item() == pytest.approx(math.log(0.05 + error), rel=1e-5)
+    assert defined
+    exact, _ = log_errors(honest, honest, products)
+    assert exact.item() == pytest.approx(math.log(0.05), rel=1e-6)
+    assert not log_errors(weights, honest, torch.zeros(5, 5).double())[1]
+
+
+def windows(count, rounds=4, workers=6, seed=0):
+    """Liars are those whose first number is negative; their rows are the opposite of the honest ones'."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for _ in range(count):
+        honest = torch.rand(workers, generator=generator) < 0.5
+        honest[0] = True
+        task = []
+        for _ in range(rounds):
+            said = torch.randn(workers, EVIDENCE, generator=generator)
+            said[:, 0] = torch.where(honest, 1.0, -1.0) * said[:, 0].abs()
+            rows = torch.where(honest, 1.0, -1.0)[:, None] * torch.ones(workers, D)
+            task.append((example_of_round(rows, honest, said, torch.ones(workers, dtype=torch.bool)),))
+        found.append(stacked(task)[0])
+    return tuple(found)
+
+
+def test_the_judge_learns_to_tell_them_apart():
+    torch.manual_seed(0)
+    judge, training = TrustJudge(), TrustTraining(steps=60)
+    training.begin(6, 4)
+    training.keep(windows(16), torch.zeros(16, 6, UNITS))
+    optimizer = torch.optim.Adam(judge.parameters(), lr=0.02)
+    first, last = (float(training.train_judge(judge, optimizer, (0, window))) for window in (0, 1))
+    assert last < first
+    other = windows(8, seed=1)
+    with torch.no_grad():
+        logits = judge.window(
+            torch.stack([w.evidence for w in other]), torch.zeros(8, 6, UNITS), torch.ones(8, 4, 6).bool()
+        )
+    honest = torch.stack([w.honest for w in other])
+    assert ((logits > 0) == honest).float().mean() > 0.95
+
+
+def test_the_oldest_windows_are_forgotten():
+    training = TrustTraining(capacity=3)
+    training.begin(6, 4)
+    seen = windows(5)
+    training.keep(seen[:2], torch.zeros(2, 6, UNITS))
+    training.keep(seen[2:], torch.ones(3, 6, UNITS))
+    for place, index in enumerate((3, 4, 2)):
+        assert torch.equal(training.products[place], seen[index].products)
+        assert torch.allclose(training.evidence[place].float(), seen[index].evidence, atol=2e-3)
+    assert training.memory.all()
+    assert int(training.count) == 5
+
+
+def test_absent_workers_teach_nothing():
+    (window,) = windows(1)
+    absent = torch.tensor([False, False, False, False, True, True])
+    here = ~absent.expand_as(window.present)
+    inner = here[..., None] & here[..., None, :]
+    gone = TrustExample(window.evidence, here, window.honest & here, window.products * inner)
+    noise = torch.where(here[..., None], gone.evidence, 100.0)
+    losses = []
+    for said in (gone.evidence, noise):
+        judge, training = random_judge(), TrustTraining(steps=1)
+        training.begin(6, 4)
+        training.keep((gone._replace(evidence=said),), torch.zeros(1, 6, UNITS))
+        losses.append(training.train_judge(judge, torch.optim.SGD(judge.parameters(), lr=0.0), (0, 0)))
+    assert losses[0] == losses[1]
+
+
+def test_a_judge_is_trained_where_there_is_one():
+    with pytest.raises(
+        SettingError,
+        match=r"trust_training must be null unless model.aggregator.trust is learned, got TrustTraining",
+    ):
+        MetaLearner(Recurrent(), trust_training=TrustTraining())
+    assert MetaLearner(Recurrent()).trust_training is None
+    assert MetaLearner(Recurrent(**LEARNED)).trust_training.steps == 20
+    for name, value in (
+        ("steps", 0),
+        ("batch_size", 0),
+        ("capacity", 0),
+        ("cross_entropy", -1.0),
+        ("clip_norm", 0.0),
+    ):
+        with pytest.raises(SettingError, match=f"model.trust_training.{name}"):
+            TrustTraining(**{name: value})
