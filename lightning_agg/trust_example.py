@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_agg.aggregators.worker_trust import Judged
+
 LARGEST_PRODUCT = 1e30
 """Bound of an inner product, in parts of the honest mean's squared length: the square of a sum of them stays finite."""
 
@@ -27,11 +29,12 @@ class TrustExample(NamedTuple):
     products: Tensor
 
 
-def example_of_round(rows: Tensor, honest: Tensor, evidence: Tensor, present: Tensor) -> TrustExample:
-    """Of the finite rows ``(m, d)`` of a round, and of all M workers: who is honest, what is read of them, who is there."""
+def example_of_round(rows: Tensor, honest: Tensor, judged: Judged) -> TrustExample:
+    """Of the finite rows ``(m, d)`` of a round, who of the M workers is honest, and what the judge has done."""
+    evidence, present, cut = judged
     honest = honest & present
     among = honest[present].double()
-    rows = rows.detach().double()
+    rows = (cut[:, None] * rows).detach().double()
     products = rows @ rows.T
     size = among @ products @ among / among.sum().clamp_min(1) ** 2
     relative = (products / size).nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST_PRODUCT, LARGEST_PRODUCT)

@@ -122,11 +122,14 @@ def round_features(
         else:  # a diverged task stays where it is until its episode ends
             part = aggregator.features(torch.zeros_like(item.gradients), item.context, seen[task], step)
             part = replace(part, scale=torch.zeros_like(part.scale), seen=seen[task])
-            if part.present is not None:
-                part = replace(part, present=torch.zeros_like(part.present))
+            if part.judged is not None:
+                absent = part.judged._replace(
+                    present=torch.zeros_like(part.judged.present), cut=part.judged.cut[:0]
+                )
+                part = replace(part, judged=absent)
         parts.append(part)
-        if part.evidence is not None and part.present is not None:
-            examples.append(example_of_round(rows, item.honest, part.evidence, part.present))
+        if part.judged is not None:
+            examples.append(example_of_round(rows, item.honest, part.judged))
     return (
         torch.cat([part.inputs for part in parts], dim=1),
         torch.cat(

@@ -18,6 +18,7 @@ class Seen(NamedTuple):
         search: ``(1 + RECENT,)`` of the line search.
         sums: ``(M, 5)`` running sums of a judge's evidence on each worker.
         judged: ``(M, UNITS)`` its memory of each worker.
+        length: ``(1,)`` running mean of the public gradient's length.
     """
 
     running: Tensor
@@ -29,3 +30,4 @@ class Seen(NamedTuple):
     search: Tensor
     sums: Tensor
     judged: Tensor
+    length: Tensor

@@ -13,6 +13,7 @@ from lightning_agg.aggregators.trust_judge import EVIDENCE, TrustJudge
 from lightning_agg.aggregators.worker_trust import (
     LARGEST_DESCENT,
     LIMIT,
+    Judged,
     Trusted,
     agreement,
     bounded_descents,
@@ -36,6 +37,15 @@ SUM_DECAYS = (1.0, 0.9, 1.0, 0.95, 1.0)
 WORST = (-LARGEST_DESCENT, -LARGEST_DESCENT, -1.0, -1.0, -1.0)
 """What they add for a row that was dropped."""
 
+LEAST_WEIGHT = 0.05
+"""Part of the largest weight that is taken off everyone's, so that a row of any length can count for nothing."""
+
+LONGEST = 5.0
+"""No row counts for more than one so many times as long as the public gradient is, or usually is."""
+
+LENGTH_DECAY = 0.9
+"""Of the running mean of that length."""
+
 LATE = 100
 """Rounds from which on an episode counts as late."""
 
@@ -50,24 +60,33 @@ def by_judge(
     num_samples: int,
 ) -> Trusted:
     """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them; see :class:`Recurrent`."""
-    read, same, seen = evidence(gradients, context, seen, step, trial_step, num_samples)
+    public = public_gradient(context, num_samples, gradients)
+    read, same, seen = evidence(gradients, public, context, seen, step, trial_step, num_samples)
     sent, finite = senders(context)
     workers = torch.arange(len(seen.judged), device=gradients.device)[sent][finite]
     whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
     logits, memory = judge(whole, seen.judged, present)
     logs = F.logsigmoid(logits[workers])
-    weights = (logs - logs.max()).exp()
-    return Trusted(
-        weights, weights, effective_number(weights, same), seen._replace(judged=memory), whole, present
-    )
+    weights = ((logs - logs.max()).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
+    length = torch.linalg.vector_norm(public).reshape(1)
+    usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
+    bound, lengths = LONGEST * torch.maximum(length, usual), row_lengths(gradients).to(gradients)
+    cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
+    seen = seen._replace(judged=memory, length=usual)
+    return Trusted(weights, weights, effective_number(weights, same), seen, Judged(whole, present, cut))
 
 
 def evidence(
-    rows: Tensor, context: Context, seen: Seen, step: int, trial_step: float, num_samples: int
+    rows: Tensor,
+    public: Tensor,
+    context: Context,
+    seen: Seen,
+    step: int,
+    trial_step: float,
+    num_samples: int,
 ) -> tuple[Tensor, Tensor, Seen]:
-    """What is read of each of ``(m, d)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
-    public = public_gradient(context, num_samples, rows)
+    """What is read of each of ``(m, d)`` beside the ``public`` gradient ``(d,)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
     length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
     direction = DIRECTION_DECAY * seen.direction + public / positive(length)
     descents = bounded_descents(rows, context, trial_step, num_samples)

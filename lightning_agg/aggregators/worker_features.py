@@ -13,7 +13,7 @@ from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
 from lightning_agg.aggregators.trust_by_rule import TrustByRule
 from lightning_agg.aggregators.trust_judge import UNITS, TrustJudge
-from lightning_agg.aggregators.worker_trust import LIMIT, Trusted, positive
+from lightning_agg.aggregators.worker_trust import LIMIT, Judged, Trusted, positive
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
@@ -32,15 +32,13 @@ class Features:
         inputs: ``(n, d)``.
         scale: ``(d,)``, by which the network's output is multiplied.
         seen: What the next round needs.
-        evidence: What a judge has read of each worker, ``(M, EVIDENCE)``; ``None`` without.
-        present: Who sent one of the rows, ``(M,)``; ``None`` without.
+        judged: What a judge has done, if there is one.
     """
 
     inputs: Tensor
     scale: Tensor
     seen: Seen
-    evidence: Tensor | None
-    present: Tensor | None
+    judged: Judged | None
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,16 @@ class WorkerFeatures:
             line_search.begin(like) if self.line_search else like.new_zeros(0),
             like.new_zeros(judged, len(SUM_DECAYS)),
             like.new_zeros(judged, UNITS),
+            like.new_zeros(1 if judged else 0),
         )
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
         if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
             gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
-        trust, weights, number, seen, evidence, present = self._trusted(gradients, context, seen, step)
+        trust, weights, number, seen, judged = self._trusted(gradients, context, seen, step)
+        if judged is not None:
+            gradients = judged.cut[:, None] * gradients
         share, seen = self._share(number, len(gradients), seen, step)
         rows = gradients
         if self.worker_order == "sorted":
@@ -138,7 +139,7 @@ class WorkerFeatures:
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         seen = seen._replace(running=running, momenta=momenta)
-        return Features(torch.cat(parts), share * self._evened(scale), seen, evidence, present)
+        return Features(torch.cat(parts), share * self._evened(scale), seen, judged)
 
     def _trusted(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         if not self._asks_for_trust:

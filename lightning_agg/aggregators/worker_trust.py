@@ -20,6 +20,20 @@ LARGEST_DESCENT = 1.0
 """Bound, in nats, of the descent that one round can add to the trust in a worker."""
 
 
+class Judged(NamedTuple):
+    """What a judge of M workers has done in a round.
+
+    Attributes:
+        evidence: What it has read of each, ``(M, EVIDENCE)``.
+        present: Which of them sent one of the m rows, ``(M,)``.
+        cut: By what the rows are to be multiplied, ``(m,)``.
+    """
+
+    evidence: Tensor
+    present: Tensor
+    cut: Tensor
+
+
 class Trusted(NamedTuple):
     """What a round makes of the workers of its m rows.
 
@@ -28,16 +42,14 @@ class Trusted(NamedTuple):
         weights: By which the gate weighs the rows, from 0 to 1, ``(m,)``.
         number: How many workers the trusted ones are worth, a scalar.
         seen: What the next round needs.
-        evidence: What a judge has read of each of the M workers, ``(M, EVIDENCE)``; ``None`` without.
-        present: Which of them sent one of the rows, ``(M,)``; ``None`` without.
+        judged: What a judge has done, if there is one.
     """
 
     trust: Tensor
     weights: Tensor
     number: Tensor
     seen: Seen
-    evidence: Tensor | None = None
-    present: Tensor | None = None
+    judged: Judged | None = None
 
 
 def senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisType]:

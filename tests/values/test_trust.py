@@ -12,6 +12,7 @@ from lightning_agg.aggregators import Context, Recurrent
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import evidence
 from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
+from lightning_agg.aggregators.worker_trust import Judged, public_gradient
 from lightning_agg.errors import SettingError
 from lightning_agg.modules import MetaLearner, TrustTraining
 from lightning_agg.modules.trust_training import log_errors
@@ -32,9 +33,12 @@ def server(rows, descents, gradient):
 
 def unseen(workers):
     empty = torch.zeros(0)
-    return Seen(*[empty] * 7, torch.zeros(workers, 5), torch.zeros(workers, UNITS))._replace(
-        direction=torch.zeros(D)
-    )
+    sums, judged = torch.zeros(workers, 5), torch.zeros(workers, UNITS)
+    return Seen(*[empty] * 7, sums, judged, torch.zeros(1))._replace(direction=torch.zeros(D))
+
+
+def evidence_of(rows, context, seen, step):
+    return evidence(rows, public_gradient(context, 8, rows), context, seen, step, 0.1, 8)
 
 
 def by_numpy(rounds):
@@ -88,7 +92,7 @@ def three_rounds():
 def read(rounds, seen):
     found = []
     for step, (rows, descents, gradient) in enumerate(rounds):
-        values, _, seen = evidence(torch.tensor(rows), server(rows, descents, gradient), seen, step, 0.1, 8)
+        values, _, seen = evidence_of(torch.tensor(rows), server(rows, descents, gradient), seen, step)
         found.append(values)
     return found, seen
 
@@ -105,8 +109,8 @@ def test_evidence_is_on_workers_not_on_rows():
     """Of six workers 5, 0, 2 take part, then 0 and 4, whose row is dropped: nothing but that counts against 4."""
     rows = [row[:3] for row in (three_rounds()[0][0], three_rounds()[1][0])]
     context = server(rows[0], [0.3, 0.2, 0.1], [1.0] * D)
-    _, _, seen = evidence(
-        torch.tensor(rows[0]), replace(context, workers=torch.tensor([5, 0, 2])), unseen(6), 0, 0.1, 8
+    _, _, seen = evidence_of(
+        torch.tensor(rows[0]), replace(context, workers=torch.tensor([5, 0, 2])), unseen(6), 0
     )
     assert seen.sums[[5, 0, 2], 0].tolist() == pytest.approx([0.3, 0.2, 0.1])
     assert not seen.sums[[1, 3, 4]].any()
@@ -114,7 +118,7 @@ def test_evidence_is_on_workers_not_on_rows():
         server(rows[1], [0.4], [1.0] * D),
         workers=torch.tensor([0, 4]), finite=torch.tensor([True, False]),
     )  # fmt: skip
-    _, _, after = evidence(torch.tensor(rows[1][:1]), dropped, seen, 1, 0.1, 8)
+    _, _, after = evidence_of(torch.tensor(rows[1][:1]), dropped, seen, 1)
     assert after.sums[0, :2].tolist() == pytest.approx([0.2 + 0.4, 0.9 * 0.2 + 0.4])
     assert after.sums[4].tolist() == [-1.0] * 5
     assert torch.equal(after.sums[[1, 2, 3, 5]], seen.sums[[1, 2, 3, 5]])
@@ -125,10 +129,10 @@ def test_evidence_is_finite(gradient):
     rows = torch.zeros(3, D)
     rows[0], rows[1, 0] = 1e15, 1e-30
     context = server(rows, [math.nan, math.inf, -math.inf], gradient)
-    found, _, seen = evidence(rows, context, unseen(3), 0, 0.1, 8)
+    found, _, seen = evidence_of(rows, context, unseen(3), 0)
     assert found.isfinite().all()
     assert seen.sums.isfinite().all()
-    alone, _, _ = evidence(rows[:1], server(rows[:1], [0.1], gradient), unseen(1), 0, 0.1, 8)
+    alone, _, _ = evidence_of(rows[:1], server(rows[:1], [0.1], gradient), unseen(1), 0)
     assert alone.isfinite().all()
 
 
@@ -182,14 +186,54 @@ def test_the_judge_weighs_the_rows():
     rule.judge.load_state_dict(random_judge().state_dict())
     seen = rule.features.unseen(4, rows)
     found = rule.features(rows, known(), seen, 0)
-    said, _, _ = evidence(rows, known(), seen, 0, 1.0, 32)
+    said, _, _ = evidence_of(rows, known(), seen, 0)
     logits, memory = rule.judge(said, seen.judged, torch.ones(4, dtype=torch.bool))
     weights = logits.sigmoid().double()
-    assert weights.max() > 1.5 * weights.min()
+    weights = (weights / weights.max() - 0.05).clamp_min(0)
+    assert 0 < weights.min() < 0.7 * weights.max()
     expected = (weights @ rows.double() / weights.sum()).float()
     assert torch.allclose(found.inputs[4] * found.scale, expected, atol=1e-5)
     assert torch.equal(found.seen.judged, memory)
-    assert torch.equal(found.evidence, said)
+    assert torch.equal(found.judged.evidence, said)
+
+
+def test_a_row_of_any_length_can_count_for_nothing():
+    """A weight of a thousandth would not be enough."""
+    rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
+    rows[3] = 1e12
+    with torch.no_grad():
+        rule.judge.out.weight[0, UNITS:] = 1.0
+        rule.judge.enc.weight.zero_()
+        rule.judge.enc.weight[:, 10] = -5.0  # the length, beside the median
+    found = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
+    assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
+
+
+def test_no_row_counts_for_more_than_a_usual_one():
+    """Five times as long as the public gradient, or as that usually is, whichever is longer."""
+    rule = Recurrent(**LEARNED)
+    rows = torch.eye(4, D) * torch.tensor([[1.0], [20.0], [3.0], [1e6]])
+    first = rule.features(
+        rows, server(rows, [0.1] * 4, [0.0, 2.0, 0, 0, 0, 0]), rule.features.unseen(4, rows), 0
+    )
+    assert first.judged.cut.tolist() == pytest.approx([1.0, 0.5, 1.0, 1e-5])
+    center = first.inputs[4] * first.scale
+    assert center.tolist() == pytest.approx([0.25, 2.5, 0.75, 2.5, 0, 0])
+    assert first.seen.length.item() == 2
+    smaller = server(rows, [0.1] * 4, [0.0, 1.0, 0, 0, 0, 0])
+    second = rule.features(rows, smaller, first.seen, 1)
+    assert second.seen.length.item() == pytest.approx(1.9)
+    assert second.judged.cut.tolist() == pytest.approx([1.0, 9.5 / 20, 1.0, 9.5e-6])
+    nothing = server(rows, [0.1] * 4, [0.0] * D)
+    assert rule.features(rows, nothing, rule.features.unseen(4, rows), 0).judged.cut.tolist() == [1.0] * 4
+    rows = torch.randn(3, D)
+    given = example_of_round(
+        rows,
+        torch.ones(3).bool(),
+        Judged(torch.zeros(3, EVIDENCE), torch.ones(3).bool(), torch.tensor([1.0, 0.5, 1.0])),
+    )
+    cut = rows * torch.tensor([[1.0], [0.5], [1.0]])
+    assert torch.allclose(given.products, cut @ cut.T / cut.mean(0).square().sum(), rtol=1e-4)
 
 
 def test_nobody_is_far_enough_below_for_no_step():
@@ -261,24 +305,26 @@ def test_bad_settings(settings, message):
         Recurrent(**settings)
 
 
-def test_a_testimony_is_in_parts_of_the_honest_mean():
+def judged(workers, present):
+    return Judged(torch.zeros(workers, EVIDENCE), present, torch.ones(int(present.sum())))
+
+
+def test_an_example_is_in_parts_of_the_honest_mean():
     rows = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
     present, honest = torch.tensor([True, False, True, True]), torch.tensor([True, True, False, True])
-    given = example_of_round(rows, honest, torch.zeros(4, EVIDENCE), present)
+    given = example_of_round(rows, honest, judged(4, present))
     assert given.honest.tolist() == [True, False, False, True]
     mean = rows[[0, 2]].mean(0)
     expected = torch.zeros(4, 4)
     index = torch.tensor([0, 2, 3])
     expected[index[:, None], index] = rows @ rows.T / mean.square().sum()
     assert torch.allclose(given.products, expected, rtol=1e-4, atol=1e-5)
-    silent = example_of_round(
-        rows, torch.tensor([False, True, False, False]), torch.zeros(4, EVIDENCE), present
-    )
+    silent = example_of_round(rows, torch.tensor([False, True, False, False]), judged(4, present))
     assert not silent.products.any()
     huge = rows.clone()
     huge[1] = 1e15
     huge[0] = huge[2] = 1e-20
-    assert example_of_round(huge, honest, torch.zeros(4, EVIDENCE), present).products.isfinite().all()
+    assert example_of_round(huge, honest, judged(4, present)).products.isfinite().all()
 
 
 def test_the_error_of_the_weighted_mean():
@@ -288,7 +334,7 @@ def test_the_error_of_the_weighted_mean():
         torch.tensor([0.9, 0.1, 0.5, 0.0, 1.0]).double(),
     )
     present = torch.ones(5, dtype=torch.bool)
-    products = example_of_round(rows, honest.bool(), torch.zeros(5, EVIDENCE), present).products.double()
+    products = example_of_round(rows, honest.bool(), judged(5, present)).products.double()
     found, defined = log_errors(weights, honest, products)
     mean = rows[honest.bool()].mean(0)
     error = (weights @ rows / weights.sum() - mean).square().sum() / mean.square().sum()
@@ -310,7 +356,13 @@ def windows(count, rounds=4, workers=6, seed=0):
             said = torch.randn(workers, EVIDENCE, generator=generator)
             said[:, 0] = torch.where(honest, 1.0, -1.0) * said[:, 0].abs()
             rows = torch.where(honest, 1.0, -1.0)[:, None] * torch.ones(workers, D)
-            task.append((example_of_round(rows, honest, said, torch.ones(workers, dtype=torch.bool)),))
+            task.append(
+                (
+                    example_of_round(
+                        rows, honest, Judged(said, torch.ones(workers, dtype=torch.bool), torch.ones(workers))
+                    ),
+                )
+            )
         found.append(stacked(task)[0])
     return tuple(found)
 
