@@ -43,8 +43,8 @@ class Round:
     """One round of one task.
 
     Args:
-        gradients: ``(M, d)`` rows that the server receives, with respect to x where θ = scaling * x.
-        honest: ``(M,)`` whose row is honest in this round.
+        gradients: ``(m, d)`` rows that the server receives, with respect to x where θ = scaling * x.
+        honest: ``(M,)`` who of all workers is honest in this round.
         honest_gradient: ``(d,)`` gradient of the honest workers' mean loss, or of its logarithm.
         honest_loss: That loss, or its logarithm.
         context: What the server knows, of x.

@@ -27,7 +27,7 @@ class ByzantineInjection(PoolCallback):
     Args:
         attack: What they send; or a list from which an attack is drawn per episode; no attack when null.
         num_byzantine: Number of attackers f, fewer than the workers; or a list from which a number is drawn per
-            episode (a run of ``ParameterServer`` is one episode).
+            episode (a run of ``ParameterServer`` is one episode); in proportion where an episode of ``MetaLearner`` has fewer workers.
         fixed: Whether the attackers are the workers 0 to f - 1; otherwise they are drawn from the seed.
         first_round: First round of the attack, from 0; before it all workers are honest. ``MetaLearner``: of the episode, or a list
             from which it is drawn per episode.
@@ -113,7 +113,8 @@ class ByzantineInjection(PoolCallback):
                     f"byzantine.attack must be given the aggregator it knows in {type(pl_module).__name__}, which tells attackers of"
                     f" none, got {type(attack).__name__} without.",
                 )
-                attack.check(pool_size, count)
+                for size in pl_module.episode_sizes:
+                    attack.check(size, in_proportion(count, size, pool_size))
                 _check_draws(attack, pool_size, count, pl_module.participation)
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.
                 attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
@@ -140,7 +141,7 @@ class ByzantineInjection(PoolCallback):
 
     def on_episode(self, trainer: L.Trainer, pl_module: "PoolModule", episode: int) -> None:
         """Draw attackers and attack of an episode, and when it begins: a function of (seed, episode) alone."""
-        self.byzantine = self.draw(pl_module.pool_size, episode)
+        self.byzantine = self.draw(pl_module.pool_size, episode, pl_module.episode_size(episode))
         if held_out := _in_turn(self.val_attacks, episode):
             (self.attack,) = held_out
         elif self.attacks:
@@ -149,14 +150,16 @@ class ByzantineInjection(PoolCallback):
         rng = seeding.generator(self.seed, "first round", step=episode)
         self.first_round = self.first_rounds[int(rng.integers(len(self.first_rounds)))]
 
-    def draw(self, pool_size: int, episode: int) -> frozenset[int]:
-        """The attackers of an episode: a function of (seed, episode) alone."""
+    def draw(self, pool_size: int, episode: int, size: int | None = None) -> frozenset[int]:
+        """The attackers of an episode of the first ``size`` workers, or of all: a function of (seed, episode) alone."""
         rng = seeding.generator(self.seed, "byzantine", step=episode)
         drawn = int(rng.choice(self.counts))
         (count,) = _in_turn(self.val_counts, episode) or [drawn]
+        size = size or pool_size
+        count = in_proportion(count, size, pool_size)
         if self.fixed:
             return frozenset(range(count))
-        return frozenset(rng.choice(pool_size, count, replace=False).tolist())
+        return frozenset(rng.choice(size, count, replace=False).tolist())
 
     def active(self, index: int) -> bool:
         """Whether the attack is on in round ``index`` of the run, or of the episode."""
@@ -200,6 +203,16 @@ class ByzantineInjection(PoolCallback):
         """Let the attack go on; one of another class than in the checkpoint begins anew."""
         if self.attack is not None and type(self.attack).__name__ == state_dict["attack"]:
             self.attack.load_state_dict(state_dict["memory"])
+
+
+def in_proportion(count: int, size: int, pool_size: int) -> int:
+    """As many of ``size`` workers as ``count`` are of ``pool_size``, but not all.
+
+    Example:
+        >>> [in_proportion(count, 5, 10) for count in (0, 1, 3, 7, 9)]
+        [0, 1, 2, 4, 4]
+    """
+    return min(-(-count * size // pool_size), size - 1)
 
 
 def _in_turn(values: list[Any], episode: int) -> list[Any]:

@@ -206,6 +206,15 @@ class PoolModule(L.LightningModule, ABC):
             if isinstance(callback, PoolCallback):
                 yield callback
 
+    @property
+    def episode_sizes(self) -> list[int]:
+        """How many workers an episode may have."""
+        return [self.pool_size]
+
+    def episode_size(self, episode: int) -> int:
+        """How many workers an episode has: all."""
+        return self.pool_size
+
     def round_of_episode(self, index: int) -> int:
         """Round ``index`` counted from the beginning of what is trained: a run is one episode."""
         return index

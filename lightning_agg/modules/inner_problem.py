@@ -64,7 +64,7 @@ class PoolProblem(InnerProblem):
 
     def _batch(self, episode: int, step: int) -> RoundBatch:
         learner = self.learner
-        index, workers = episode * STRIDE + step, tuple(range(learner.pool_size))
+        index, workers = episode * STRIDE + step, tuple(range(learner.episode_size(episode)))
         inputs, targets, weights = learner.pool(episode).batch(workers, index)
         inputs = as_precise(inputs, next(learner.model.parameters()).dtype)
         weights = None if weights is None else weights[:, None]
@@ -97,8 +97,11 @@ class PoolProblem(InnerProblem):
         if isinstance(scaling, Tensor):
             sent, context = sent * scaling, _scaled(context, scaling)
         attackers = learner.byzantine(batch.round)
-        is_honest = torch.tensor([worker not in attackers for worker in batch.workers], device=sent.device)
-        return Round(sent, is_honest, honest_gradient, honest_loss, context, scaling)
+        is_honest = torch.tensor([worker not in attackers for worker in range(learner.pool_size)])
+        if len(batch.workers) < learner.pool_size:
+            workers = torch.tensor(batch.workers, device=sent.device)
+            context = replace(context, pool_size=learner.pool_size, workers=workers)
+        return Round(sent, is_honest.to(sent.device), honest_gradient, honest_loss, context, scaling)
 
 
 def _scaled(context: Context, scaling: Tensor) -> Context:

@@ -70,6 +70,7 @@ class MetaLearner(PoolModule):
         truncation_length: Rounds K of a window.
         num_tasks: Trainings that go on side by side, at different points of their episodes.
         estimator: How the meta-gradient is found; ``Replay`` when null.
+        pool_sizes: How many workers a trained episode has, drawn from these: the first ones of the data's; all in validation, and always when null.
         partitioners: How the training samples are divided is drawn from these per trained episode, and they are divided anew; in
             validation, and always when null, as the data say.
         trust_training: How the judge of an aggregator with ``trust`` learned is trained; as ``TrustTraining`` says when null.
@@ -113,6 +114,7 @@ class MetaLearner(PoolModule):
         truncation_length: int = 20,
         num_tasks: int = 1,
         estimator: Estimator | None = None,
+        pool_sizes: list[int] | None = None,
         partitioners: list[Partitioner] | None = None,
         trust_training: TrustTraining | None = None,
         final_loss_only: bool = False,
@@ -165,6 +167,9 @@ class MetaLearner(PoolModule):
             f" {type(trust_training).__name__}.",
         )
         self.trust_training = None if aggregator.judge is None else trust_training or TrustTraining()
+        for size in pool_sizes or []:
+            require_count("model.pool_sizes", size, minimum=1)
+        self.pool_sizes = pool_sizes or []
         self.partitioners = partitioners or []
         self._pools: dict[int, WorkerPool] = {}
         self.log_loss = log_loss
@@ -184,7 +189,12 @@ class MetaLearner(PoolModule):
     def setup(self, stage: str) -> None:
         """Check the settings against the data and size what a checkpoint holds."""
         super().setup(stage)
-        self.aggregator.check(self.pool_size)
+        require(
+            max(self.pool_sizes, default=0) <= self.pool_size,
+            f"model.pool_sizes must be at most data.pool_size (pool_sizes = {self.pool_sizes}, pool_size = {self.pool_size}).",
+        )
+        for size in self.episode_sizes:
+            self.aggregator.check(size)
         require(
             self.trainer.world_size == 1,
             f"trainer.devices must be 1 in MetaLearner, which runs in one process, got {self.trainer.world_size} processes.",
@@ -256,7 +266,9 @@ class MetaLearner(PoolModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
         if self.trust_training is not None and self.aggregator.judge is not None:
-            self.trust_training.keep(examples, torch.stack([seen.judged for seen in before.seen]))
+            self.trust_training.keep(
+                examples, torch.stack([seen.judged for seen in before.seen]), before.steps
+            )
             # Not Lightning's: a step of it would count as a window.
             (_, own) = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
             loss = self.trust_training.train_judge(self.aggregator.judge, own, (self.seed, batch))
@@ -330,6 +342,18 @@ class MetaLearner(PoolModule):
                 stage < len(self.horizons),
                 f"model.horizon must have the stage that the checkpoint is in, number {stage + 1}, got {self.horizons}.",
             )
+
+    @property
+    def episode_sizes(self) -> list[int]:
+        """How many workers an episode may have."""
+        return sorted({*self.pool_sizes, self.pool_size})
+
+    def episode_size(self, episode: int) -> int:
+        """How many workers an episode has: a function of (seed, episode)."""
+        if not self.pool_sizes or episode >= VALIDATION_EPISODES:
+            return self.pool_size
+        rng = seeding.generator(self.seed, "pool size", step=episode)
+        return self.pool_sizes[int(rng.integers(len(self.pool_sizes)))]
 
     def round_of_episode(self, index: int) -> int:
         """Round ``index`` counted from the beginning of its episode."""

@@ -1,5 +1,6 @@
 """Trains the judge of a learned aggregator, which tells whom to trust."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ FLOOR = 0.05
 
 
 class TrustTraining(nn.Module):
-    """Trains the judge of a ``Recurrent`` with ``trust`` learned, on the rounds that it has seen, as a step beside that of the network.
+    r"""Trains the judge of a ``Recurrent`` with ``trust`` learned, on the rounds that it has seen, as a step beside that of the network.
 
     With w the judge's weights of the rows, its loss is the mean over rounds of log(0.05 + e) and of the cross entropy of honest or
     not, where e is the squared distance of the mean weighted by w from the mean of the honest rows, in parts of the latter's
-    squared length. Of a round it needs no more than what the judge has read and the inner products of the rows, so that whole episodes are kept, and
+    squared length. Round t of an episode, from 1, counts :math:`1/\sqrt t`: what is let in early goes far, and is remembered by momentum. Of a round it needs no more than what the judge has read and the inner products of the rows, so that whole episodes are kept, and
     taken again: a window of the training gives one meta-gradient, but many steps of the judge.
 
     Its memory, ``capacity`` windows, is in the checkpoint.
@@ -41,6 +42,7 @@ class TrustTraining(nn.Module):
     honest: Tensor
     products: Tensor
     memory: Tensor
+    first: Tensor
     count: Tensor
 
     def __init__(
@@ -79,15 +81,19 @@ class TrustTraining(nn.Module):
         self.register_buffer("honest", room(rounds, pool_size, dtype=torch.bool))
         self.register_buffer("products", room(rounds, pool_size, pool_size))
         self.register_buffer("memory", room(pool_size, UNITS))
+        self.register_buffer("first", room(dtype=torch.long))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
-    def keep(self, windows: tuple[TrustExample, ...], memory: Tensor) -> None:
-        """Take in the window of each task, and what the judge remembered before it, ``(T, M, UNITS)``; the oldest are forgotten."""
-        for window, before in zip(windows, memory, strict=True):
+    def keep(self, windows: tuple[TrustExample, ...], memory: Tensor, steps: Sequence[int]) -> None:
+        """Take in the window of each task, what the judge remembered before it, ``(T, M, UNITS)``, and the rounds of the episode before it.
+
+        The oldest windows are forgotten.
+        """
+        for window, before, first in zip(windows, memory, steps, strict=True):
             place = int(self.count) % self.capacity
             for name, value in window._asdict().items():
                 getattr(self, name)[place] = value.to(getattr(self, name))
-            self.memory[place] = before
+            self.memory[place], self.first[place] = before, first
             self.count += 1
 
     def train_judge(self, judge: TrustJudge, optimizer: Any, key: tuple[int, int]) -> Tensor:
@@ -109,12 +115,18 @@ class TrustTraining(nn.Module):
     def _loss(self, judge: TrustJudge, chosen: Tensor) -> Tensor:
         dtype = judge.out.weight.dtype
         present, honest = self.present[chosen], self.honest[chosen].to(dtype)
+        rounds = 1 + self.first[chosen, None] + torch.arange(present.shape[1], device=present.device)
+        weights_of_rounds = rounds.to(dtype).rsqrt()
         logits = judge.window(self.evidence[chosen].to(dtype), self.memory[chosen].to(dtype), present)
         entropies = F.binary_cross_entropy_with_logits(logits, honest, reduction="none")
         weights = torch.where(present, logits.sigmoid() + 1e-6, 0.0)
         errors, defined = log_errors(weights, honest, self.products[chosen].to(dtype))
-        loss = errors[defined].sum() / defined.sum().clamp_min(1)
-        return loss + self.cross_entropy * entropies[present].sum() / present.sum().clamp_min(1)
+        loss = _mean(errors, weights_of_rounds * defined)
+        return loss + self.cross_entropy * _mean(entropies, weights_of_rounds[..., None] * present)
+
+
+def _mean(x: Tensor, weights: Tensor) -> Tensor:
+    return (weights * x).sum() / weights.sum().clamp_min(1e-9)
 
 
 def log_errors(weights: Tensor, honest: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,7 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.trust_training.steps=3",
         "--model.trust_training.batch_size=4",
         "--model.partitioners=[IID, Dirichlet]",
+        "--model.pool_sizes=[3, 6]",
         "--byzantine.first_round=[0, 5, 12]",
         "--model.optimizer.lr=0.001",
         "--data.rounds_per_epoch=4",
@@ -140,6 +141,29 @@ def test_the_samples_are_divided_anew_in_every_episode(tmp_path):
     assert learner.pool(VALIDATION_EPISODES) is learner.data.pool
 
 
+def test_episodes_may_have_fewer_workers(tmp_path):
+    options = ["--model.pool_sizes=[2, 4, 6]", "--byzantine.num_byzantine=4", "--trainer.max_steps=3"]
+    cli = run("fit", tmp_path, *SMALL, *options, config=META)
+    learner, sizes = cli.model, set()
+    (injection,) = learner._injections()
+    for episode in range(20):
+        received = learner.problem.round(learner.tasks.theta[0], episode, 0)
+        size = len(received.gradients)
+        assert size == learner.episode_size(episode)
+        assert injection.byzantine <= set(range(size))
+        assert len(injection.byzantine) == {2: 1, 4: 3, 6: 4}[size]
+        assert received.honest.tolist() == [worker not in injection.byzantine for worker in range(6)]
+        workers = received.context.workers
+        assert (workers is None) == (size == 6)
+        assert size == 6 or (workers.tolist() == list(range(size)) and received.context.pool_size == 6)
+        sizes.add(size)
+    assert sizes == {2, 4, 6}
+    assert learner.episode_size(VALIDATION_EPISODES) == 6
+    shown = checkpoint(tmp_path)["state_dict"]["trust_training.present"][:6].all(1).sum(1)
+    episodes = [0, 1, 2, 1, 2, 3]  # of two tasks, of which the first one begins in the middle
+    assert shown.tolist() == [learner.episode_size(episode) for episode in episodes]
+
+
 def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
     """The shards of an episode are a function of the seed and the episode, whatever was played before."""
     options = ["--model.partitioners=[Dirichlet]", "--trainer.max_steps=1"]
@@ -157,6 +181,8 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
         (["--model.aggregator.trust=losses"], "model.trust_training must be null unless model.aggregator.trust is learned"),
         (["--model.trust_training.steps=0"], "model.trust_training.steps must be an integer of at least 1, got 0"),
         (["--model.partitioners=[LabelShards]", "--data.batch_size=400"], "data.batch_size must not exceed the smallest shard"),
+        (["--model.pool_sizes=[3, 7]"], "model.pool_sizes must be at most data.pool_size (pool_sizes = [3, 7], pool_size = 6)"),
+        (["--model.pool_sizes=[0]"], "model.pool_sizes must be an integer of at least 1, got 0"),
         (["--byzantine.first_round=[]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = []"),
         (["--byzantine.first_round=[3, -1]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = [3, -1]"),
     ],

@@ -24,6 +24,8 @@ SERVER = SimpleNamespace(
     tells_rule=True,
     validates_episodes=False,
     round_of_episode=lambda index: index,
+    episode_sizes=[6],
+    episode_size=lambda episode: 6,
     participation=1.0,
     tell_attackers=lambda context: replace(context, aggregate=TrimmedMean(1).trial),
 )
@@ -146,6 +148,8 @@ def test_an_attack_that_remembers_needs_rounds_in_order():
         rounds_in_order=False,
         tells_rule=False,
         validates_episodes=False,
+        episode_sizes=[6],
+        episode_size=lambda episode: 6,
         participation=1.0,
     )
     callback = ByzantineInjection(Mimic(warmup=3), 2, seed=0)

@@ -371,7 +371,7 @@ def test_the_judge_learns_to_tell_them_apart():
     torch.manual_seed(0)
     judge, training = TrustJudge(), TrustTraining(steps=60)
     training.begin(6, 4)
-    training.keep(windows(16), torch.zeros(16, 6, UNITS))
+    training.keep(windows(16), torch.zeros(16, 6, UNITS), [0] * 16)
     optimizer = torch.optim.Adam(judge.parameters(), lr=0.02)
     first, last = (float(training.train_judge(judge, optimizer, (0, window))) for window in (0, 1))
     assert last < first
@@ -388,8 +388,8 @@ def test_the_oldest_windows_are_forgotten():
     training = TrustTraining(capacity=3)
     training.begin(6, 4)
     seen = windows(5)
-    training.keep(seen[:2], torch.zeros(2, 6, UNITS))
-    training.keep(seen[2:], torch.ones(3, 6, UNITS))
+    training.keep(seen[:2], torch.zeros(2, 6, UNITS), [0] * 2)
+    training.keep(seen[2:], torch.ones(3, 6, UNITS), [0] * 3)
     for place, index in enumerate((3, 4, 2)):
         assert torch.equal(training.products[place], seen[index].products)
         assert torch.allclose(training.evidence[place].float(), seen[index].evidence, atol=2e-3)
@@ -408,9 +408,35 @@ def test_absent_workers_teach_nothing():
     for said in (gone.evidence, noise):
         judge, training = random_judge(), TrustTraining(steps=1)
         training.begin(6, 4)
-        training.keep((gone._replace(evidence=said),), torch.zeros(1, 6, UNITS))
+        training.keep((gone._replace(evidence=said),), torch.zeros(1, 6, UNITS), [0] * 1)
         losses.append(training.train_judge(judge, torch.optim.SGD(judge.parameters(), lr=0.0), (0, 0)))
     assert losses[0] == losses[1]
+
+
+def test_early_rounds_count_more():
+    """Round t of an episode 1 / sqrt(t): one of four rounds goes wrong, at the beginning or at the end."""
+    (window,) = windows(1)
+    judge = TrustJudge()
+    for p in judge.parameters():
+        torch.nn.init.zeros_(p)
+    judge.enc.weight.data[0, 0] = 100.0  # sees who is honest
+    judge.out.weight.data[0, UNITS] = 20.0
+
+    def loss(wrong, first):
+        said = window.evidence.clone()
+        said[wrong, :, 0] *= -1
+        training = TrustTraining(steps=1, cross_entropy=0.0)
+        training.begin(6, 4)
+        training.keep((window._replace(evidence=said),), torch.zeros(1, 6, UNITS), [first])
+        optimizer = torch.optim.SGD(judge.parameters(), lr=0.0)
+        return float(training.train_judge(judge, optimizer, (0, 0)))
+
+    right = math.log(0.05)
+    for first in (0, 20):
+        weights = [(first + t) ** -0.5 for t in (1, 2, 3, 4)]
+        early, late = (loss(wrong, first) - right for wrong in (0, 3))
+        assert early / late == pytest.approx(weights[0] / weights[3], rel=1e-3)
+        assert early > late > 0.1
 
 
 def test_a_judge_is_trained_where_there_is_one():
