@@ -32,13 +32,19 @@ from lightning_agg.sweep.markdown import header, row, spread
 
 
 def last_weights(run: Path, share: float) -> Path:
-    """Those of the run's last checkpoint, as a file; or this share of them, and the rest of those that the run began with.
+    """Those of the run's last checkpoint, as a file; of its network this share of them, and the rest of those that the run began with.
 
     The mean keeps more of what the start was good at (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
     """
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    rule, prefix = Recurrent(weights=str(run / "aggregator.safetensors")), "aggregator.network."
-    tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    rule = Recurrent(weights=str(run / "aggregator.safetensors"))
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+    tensors = part("aggregator.network.")
+    if rule.judge is not None:
+        rule.judge.load_state_dict(part("aggregator.judge."))
     if share < 1:
         config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["aggregator"]
         began = Recurrent(**config["init_args"]).network.state_dict()

@@ -13,15 +13,12 @@ from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
 from lightning_agg.aggregators.trust_by_rule import TrustByRule
 from lightning_agg.aggregators.trust_judge import UNITS, TrustJudge
-from lightning_agg.aggregators.worker_trust import LIMIT, Judged, Trusted, positive
+from lightning_agg.aggregators.worker_trust import LARGEST_ENTRY, LIMIT, Judged, Trusted, positive
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
 Trust = Literal["losses", "peers", "learned"]
-
-LARGEST_ENTRY = 1e15
-"""Bound of the entries of the rows, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
 
 
 @dataclass(frozen=True)

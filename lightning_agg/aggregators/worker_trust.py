@@ -16,6 +16,9 @@ LIMIT = 3.0
 NEARLY = 0.1
 """A row is nearly another if what is between them is at most this part of the shorter one's length."""
 
+LARGEST_ENTRY = 1e15
+"""Bound of the entries of gradients, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
+
 LARGEST_DESCENT = 1.0
 """Bound, in nats, of the descent that one round can add to the trust in a worker."""
 
@@ -77,7 +80,8 @@ def bounded_descents(rows: Tensor, context: Context, trial_step: float, num_samp
 
 def public_gradient(context: Context, num_samples: int, like: Tensor) -> Tensor:
     """On the public samples of a round, ``(d,)``; 0 where it is not finite."""
-    return context.gradient(num_samples).to(like).nan_to_num(0.0, 0.0, 0.0)
+    gradient = context.gradient(num_samples).to(like).nan_to_num(0.0, 0.0, 0.0)
+    return gradient.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
 
 
 def summed(

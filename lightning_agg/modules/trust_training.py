@@ -107,8 +107,9 @@ class TrustTraining(nn.Module):
                 loss = self._loss(judge, chosen.to(self.count.device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(judge.parameters(), self.clip_norm)
-            optimizer.step()
+            norm = nn.utils.clip_grad_norm_(judge.parameters(), self.clip_norm)
+            if bool(norm.isfinite()):
+                optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 

@@ -124,7 +124,7 @@ def test_evidence_is_on_workers_not_on_rows():
     assert torch.equal(after.sums[[1, 2, 3, 5]], seen.sums[[1, 2, 3, 5]])
 
 
-@pytest.mark.parametrize("gradient", [[math.nan] * D, [0.0] * D])
+@pytest.mark.parametrize("gradient", [[math.nan] * D, [0.0] * D, [1e30, -1e38, 1e20, 0.0, 1.0, 2.0]])
 def test_evidence_is_finite(gradient):
     rows = torch.zeros(3, D)
     rows[0], rows[1, 0] = 1e15, 1e-30
