@@ -23,6 +23,7 @@ from lightning_agg.aggregators.recurrent_settings import (
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_judge import TrustJudge
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust, WorkerFeatures
+from lightning_agg.aggregators.worker_trust import bounded, positive
 from lightning_agg.errors import SettingError, require
 
 JUDGE = "judge."
@@ -39,10 +40,11 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
-    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack.
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
+    with learned trust weights that hold no judge begin with one that trusts all alike.
 
-    Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust by peers or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
-    images too, two for the line search, and a gradient on them for the direction.
+    Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
+    images too, two for the line search, and a gradient on them for the direction or learned trust.
 
     Breakdown: none is proved; docs/learned_attacked.md measures it.
 
@@ -51,7 +53,8 @@ class Recurrent(Aggregator):
         an update, not θ itself as the text says: θ = A o would vanish with the gradients. Where :math:`A_i` is 0, inputs
         and update are 0. ``sorted`` and ``trust`` order, all scales but ``l2``, the running scale, the gate, the line search
         and trust that adds up are ours: one round's losses cannot tell liars from honest workers once the loss is low, their sum can. Who is honest
-        for long and lies then is trusted for a while. A row that was dropped because it was not finite is absent; in ``given``
+        for long and lies then is trusted for a while. So is the judge. Under learned trust no row counts for more than one five times as long as the public gradient is or usually
+        is (FLTrust, Cao et al., NDSS 2021, brings all rows to its length): the judge wants some rounds to tell. A row that was dropped because it was not finite is absent; in ``given``
         order the rows after it move up.
 
     Args:
@@ -91,8 +94,8 @@ class Recurrent(Aggregator):
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; ``peers``,
             which needs none and an honest majority: the median of the cosines with the rows trusted so far; or ``learned``, by a
             network of its own, ``judge``, whose weights are among those here and which ``MetaLearner`` trains. It reads the descents, the cosines with the public
-            gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker; ``trust_decay``, ``trust_margin``, ``direction_decay``,
-            ``direction_margin`` and ``distrust_copies`` are then without a meaning [losses].
+            gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker. Its weights of the rows, relative to the largest and less a twentieth,
+            are trust and ``gate``; ``trust_decay``, ``trust_margin``, ``direction_decay``, ``direction_margin`` and ``distrust_copies`` are of trust by a rule, and must then be 0 or false [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -251,8 +254,7 @@ class Recurrent(Aggregator):
         """``(M, d)`` -> minus the update ``(d,)``; remembers the network's states."""
         dtype, gradients = gradients.dtype, gradients.to(self.network.output.dtype)
         step, width = int(self.step), gradients.shape[1]
-        rows = len(gradients) if context.finite is None else len(context.finite)
-        pool_size = context.pool_size or rows
+        pool_size = _pool_size(gradients, context)
         if step == 0:
             self.state = gradients.new_zeros(self.network.state_size, width)
             self._carry(self.features.unseen(pool_size, gradients))
@@ -264,8 +266,7 @@ class Recurrent(Aggregator):
             len(self.trust) in (0, pool_size),
             f"Recurrent remembers M = {len(self.trust)} workers, got M = {pool_size}: call reset() first, or go on with as many.",
         )
-        seen = Seen(*(getattr(self, name) for name in Seen._fields))
-        features = self.features(gradients, context, seen, step)
+        features = self.features(gradients, context, self._seen(), step)
         output: Tensor
         output, self.state = self.network(features.inputs, self.state)
         move = self.step_size(step) * features.scale * output
@@ -273,6 +274,18 @@ class Recurrent(Aggregator):
         self._carry(seen)
         self.step = self.step + 1
         return (-factor * move).to(dtype)
+
+    def shares(self, gradients: Tensor, context: Context) -> Tensor | None:
+        """Of the weighted mean that the gate makes; ``None`` without it."""
+        if not self.features.gate:
+            return None
+        rows, step = bounded(gradients.to(self.network.output.dtype)), int(self.step)
+        seen = self._seen() if step else self.features.unseen(_pool_size(rows, context), rows)
+        weights = self.features.trusted(rows, context, seen, step).weights
+        return weights / positive(weights.sum())
+
+    def _seen(self) -> Seen:
+        return Seen(*(getattr(self, name) for name in Seen._fields))
 
     def _carry(self, seen: Seen) -> None:
         for name, value in seen._asdict().items():
@@ -304,3 +317,8 @@ class Recurrent(Aggregator):
         before = slots + self.features.gate
         own, other = tensors[name][:, :before], tensors[name][:, before:]
         return {**tensors, name: torch.cat([own, own.new_zeros(len(own), slots), other], dim=1)}
+
+
+def _pool_size(rows: Tensor, context: Context) -> int:
+    """Workers there are, of whom these rows are."""
+    return context.pool_size or (len(rows) if context.finite is None else len(context.finite))

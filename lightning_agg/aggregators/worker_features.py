@@ -13,7 +13,7 @@ from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
 from lightning_agg.aggregators.trust_by_rule import TrustByRule
 from lightning_agg.aggregators.trust_judge import UNITS, TrustJudge
-from lightning_agg.aggregators.worker_trust import LARGEST_ENTRY, LIMIT, Judged, Trusted, positive
+from lightning_agg.aggregators.worker_trust import LIMIT, Judged, Trusted, bounded, positive
 
 Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
@@ -104,9 +104,8 @@ class WorkerFeatures:
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Features:
         """``(M, d)`` finite rows -> the inputs of round ``step`` of the episode (from 0)."""
-        if torch.linalg.vector_norm(gradients, torch.inf) > LARGEST_ENTRY:
-            gradients = gradients.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
-        trust, weights, number, seen, judged = self._trusted(gradients, context, seen, step)
+        gradients = bounded(gradients)
+        trust, weights, number, seen, judged = self.trusted(gradients, context, seen, step)
         if judged is not None:
             gradients = judged.cut[:, None] * gradients
         share, seen = self._share(number, len(gradients), seen, step)
@@ -138,7 +137,8 @@ class WorkerFeatures:
         seen = seen._replace(running=running, momenta=momenta)
         return Features(torch.cat(parts), share * self._evened(scale), seen, judged)
 
-    def _trusted(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
+    def trusted(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
+        """``(M, d)`` bounded rows -> what becomes of the workers in round ``step``."""
         if not self._asks_for_trust:
             nobody = gradients.new_zeros(len(gradients))
             return Trusted(nobody, nobody, nobody.sum(), seen)

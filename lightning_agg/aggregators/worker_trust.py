@@ -55,6 +55,13 @@ class Trusted(NamedTuple):
     judged: Judged | None = None
 
 
+def bounded(rows: Tensor) -> Tensor:
+    """Entries beyond the largest one allowed are cut to it."""
+    if torch.linalg.vector_norm(rows, torch.inf) > LARGEST_ENTRY:
+        return rows.clamp(-LARGEST_ENTRY, LARGEST_ENTRY)
+    return rows
+
+
 def senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisType]:
     """Which workers sent the rows of a round, and which of these rows are left."""
     sent = ... if context.workers is None else context.workers

@@ -236,6 +236,33 @@ def test_no_row_counts_for_more_than_a_usual_one():
     assert torch.allclose(given.products, cut @ cut.T / cut.mean(0).square().sum(), rtol=1e-4)
 
 
+def test_the_influence_of_the_rows_is_their_weight():
+    rows = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(0))
+    rows[1, 3] = torch.nan
+    rule = Recurrent(**{**LEARNED, "slots": 5})
+    rule.judge.load_state_dict(random_judge().state_dict())
+
+    def known(count):
+        return server(rows, [0.1 * (i + 1) for i in range(count)], [1.0] * D)
+
+    for gradients, count in zip(rows, (5, 4), strict=True):
+        finite = gradients[gradients.isfinite().all(1)]
+        before = {name: buffer.clone() for name, buffer in rule.memory().items()}
+        influence = rule.influence(gradients, known(count))
+        assert all(torch.equal(before[name], buffer) for name, buffer in rule.memory().items())
+        context = replace(known(count), pool_size=5)
+        if count == 4:
+            context = replace(context, finite=gradients.isfinite().all(1))
+        seen = rule._seen() if int(rule.step) else rule.features.unseen(5, finite)
+        found = rule.features(finite, context, seen, int(rule.step))
+        expected = influence[gradients.isfinite().all(1)] @ (found.judged.cut[:, None] * finite)
+        assert torch.allclose(found.inputs[5] * found.scale, expected, atol=1e-5)
+        assert influence.sum().item() == pytest.approx(1)
+        rule(gradients, known(count))
+    assert influence[3] == 0
+    assert Recurrent().influence(torch.randn(10, D)) is None
+
+
 def test_nobody_is_far_enough_below_for_no_step():
     """However surely the judge distrusts everyone, the best of them counts."""
     rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
