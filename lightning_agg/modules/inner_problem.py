@@ -22,6 +22,10 @@ STRIDE = 1 << 20
 """Rounds set aside for an episode: its batches, attacks and noise are keyed by ``episode * STRIDE + step``."""
 
 
+LEAST_LOSS = 1e-12
+"""A loss at or below it has no logarithm to be descended: one honest worker with one label comes to 0 in float32."""
+
+
 class PoolProblem(InnerProblem):
     """Rounds of the pool of a :class:`MetaLearner`: its workers, callbacks and public data.
 
@@ -93,7 +97,7 @@ class PoolProblem(InnerProblem):
         context = learner.server_context(batch.round, lambda: parameters.detach())
         honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
         if learner.log_loss:
-            honest_gradient, honest_loss = honest_gradient / honest_loss.detach(), honest_loss.log()
+            honest_gradient, honest_loss = of_logarithm(honest_gradient, honest_loss)
         if isinstance(scaling, Tensor):
             sent, context = sent * scaling, _scaled(context, scaling)
         attackers = learner.byzantine(batch.round)
@@ -116,6 +120,19 @@ def _scaled(context: Context, scaling: Tensor) -> Context:
         public_losses=lambda vectors, num_samples: losses(vectors * scaling, num_samples),
         public_gradient=lambda num_samples: gradient(num_samples) * scaling,
     )
+
+
+def of_logarithm(gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient and value of the logarithm of a loss, which counts as constant where it is next to 0.
+
+    Example:
+        >>> of_logarithm(torch.tensor([2.0, 4.0]), torch.tensor(4.0))
+        (tensor([0.5000, 1.0000]), tensor(1.3863))
+        >>> of_logarithm(torch.tensor([2.0, 4.0]), torch.tensor(0.0))
+        (tensor([0., 0.]), tensor(-27.6310))
+    """
+    least = loss.detach().clamp_min(LEAST_LOSS)
+    return torch.where(loss > LEAST_LOSS, gradient / least, 0.0), loss.clamp_min(LEAST_LOSS).log()
 
 
 @torch.no_grad()
