@@ -38,7 +38,7 @@ from noise_quadratics import measured_rate, rates, ushape
 from reports import write_report
 from training_runs import Trainings, quiet
 
-WEIGHTS = ["mnist_rnn_paper_lstm", "mnist_rnn_lstm", "mnist_arnn_lstm"]
+WEIGHTS = ["mnist_rnn_paper_lstm", "mnist_rnn_lstm", "mnist_arnn_lstm", "mnist_arnn_judge_lstm"]
 MODELS = ["784-20-10 sigmoid", "784-20-10 ReLU"]
 MADE_WITH = ("pool_size", "rounds", "longest", "seed", "seeds")
 

@@ -623,6 +623,8 @@ def trust(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
                 if rule.endswith("lstm"):
                     columns[f"`{rule}`, by the rule"] = f"{rule},{BY_RULE[data]}"
                 columns[f"`{rule}`"] = rule
+        if not columns:
+            continue
 
         def cell(rule: str, case: tuple[int, str, str], usual: Run) -> list[Run]:
             number, attack, shards = case

@@ -32,7 +32,8 @@ class TrustTraining(nn.Module):
         lr_scheduler: Schedule of its learning rate, stepped once a window; constant when null.
         steps: Its steps after each window.
         batch_size: Windows of a task in each step, drawn from those that are kept.
-        capacity: Windows of a task that are kept, the last ones.
+        capacity: Windows of a task that are kept, the last ones: of K rounds and M workers each takes K M (4 M + 36) bytes, which is 0.08 MB for
+            100 rounds of 10 workers and 4.4 MB for 100.
         cross_entropy: By what the cross entropy is multiplied.
         clip_norm: A gradient is scaled down to this norm.
     """
