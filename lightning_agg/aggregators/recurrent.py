@@ -208,7 +208,7 @@ class Recurrent(Aggregator):
             parts: list[tuple[nn.Module, dict[str, Tensor]]] = [
                 (self.network, {name: tensor for name, tensor in tensors.items() if name not in judges})
             ]
-            if self.judge is not None and judges:
+            if self.judge is not None and stored["trust"] == "learned":
                 parts.append((self.judge, {name.removeprefix(JUDGE): tensors[name] for name in judges}))
             try:
                 for module, own in parts:

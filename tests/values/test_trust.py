@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_agg.aggregators import Context, Recurrent
+from lightning_agg.aggregators.recurrent_settings import write_weights
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import evidence
 from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
@@ -290,8 +291,11 @@ def test_learned_trust_is_saved_and_loaded(tmp_path):
     torn.judge.out = torch.nn.Linear(3, 1)
     torn.save(tmp_path / "torn.safetensors")
     assert tensors["out.weight"].shape == (1, 2 * UNITS)
-    with pytest.raises(SettingError, match=r"torn.safetensors do not fit"):
-        Recurrent(weights=str(tmp_path / "torn.safetensors"))
+    silent = Recurrent(**LEARNED)
+    write_weights(tmp_path / "silent.safetensors", silent.architecture, silent.network.state_dict())
+    for name in ("torn", "silent"):
+        with pytest.raises(SettingError, match=f"{name}.safetensors do not fit"):
+            Recurrent(weights=str(tmp_path / f"{name}.safetensors"))
 
 
 def test_weights_trained_with_the_rule_begin_with_an_untrained_judge():
