@@ -160,7 +160,7 @@ class ParameterServer(PoolModule):
         if not self.aggregator.trained:
             rank_zero_warn(
                 "model.aggregator.weights should name trained weights, a file or one of"
-                f" {', '.join(pretrained.names())}: the network is untrained, got null."
+                f" {', '.join(pretrained.names())}: the network is untrained, or its judge where they hold none (trust learned)."
             )
         self.watch.begin(self.aggregator)
 

@@ -83,7 +83,7 @@ def test_a_baseline_is_what_a_parameter_server_does(aggregator, optimizer):
         assert curve.losses.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*the network is untrained")
+@pytest.mark.filterwarnings("ignore:.*the network is untrained, or its judge")
 @pytest.mark.parametrize("trust", [{"trust_decay": 0.9, "direction_decay": 0.8}, {"trust": "learned"}])
 def test_what_is_trained_is_what_a_parameter_server_does(trust):
     settings = {
