@@ -10,22 +10,21 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_agg import flat, seeding
+from lightning_agg import flat
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
-from lightning_agg.data.pool import WorkerPool
 from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require, require_count, require_positive
 from lightning_agg.estimators import Estimator, Replay
 from lightning_agg.models import MLP
-from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.curriculum import Curriculum
+from lightning_agg.modules.drawn_episodes import DrawnEpisodes
 from lightning_agg.modules.episode import Baseline, Curve, Episode, LearnedServer, Server, play
 from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory, made_optimizer
-from lightning_agg.modules.inner_problem import STRIDE, PoolProblem
+from lightning_agg.modules.inner_problem import PoolProblem
 from lightning_agg.modules.inner_tasks import InnerTasks
 from lightning_agg.modules.meta_gradient import mean_over_tasks
 from lightning_agg.modules.public import server_context
@@ -38,7 +37,7 @@ LARGEST_SCALING = 10.0
 WEIGHTS_FILE = "aggregator.safetensors"
 
 
-class MetaLearner(PoolModule):
+class MetaLearner(DrawnEpisodes):
     """Trains a recurrent aggregator by truncated backpropagation through the training of a model.
 
     An episode trains a freshly initialised model for ``horizon`` rounds with the aggregator, under an attack, a number
@@ -94,10 +93,8 @@ class MetaLearner(PoolModule):
     """
 
     best_loss: Tensor
-    tasks: InnerTasks
     problem: PoolProblem
     aggregator: Recurrent
-    curriculum: Curriculum | None
     monitored = "meta/val_loss"
     validates_episodes = True
     predicts = False
@@ -171,7 +168,7 @@ class MetaLearner(PoolModule):
             require_count("model.pool_sizes", size, minimum=1)
         self.pool_sizes = pool_sizes or []
         self.partitioners = partitioners or []
-        self._pools: dict[int, WorkerPool] = {}
+        self._pools = {}
         self.log_loss = log_loss
         self.clip_norm = clip_norm
         self.task_clip_norm = task_clip_norm
@@ -343,60 +340,9 @@ class MetaLearner(PoolModule):
                 f"model.horizon must have the stage that the checkpoint is in, number {stage + 1}, got {self.horizons}.",
             )
 
-    @property
-    def episode_sizes(self) -> list[int]:
-        """How many workers an episode may have."""
-        return sorted({*self.pool_sizes, self.pool_size})
-
-    def episode_size(self, episode: int) -> int:
-        """How many workers an episode has: a function of (seed, episode)."""
-        if not self.pool_sizes or episode >= VALIDATION_EPISODES:
-            return self.pool_size
-        rng = seeding.generator(self.seed, "pool size", step=episode)
-        return self.pool_sizes[int(rng.integers(len(self.pool_sizes)))]
-
-    def round_of_episode(self, index: int) -> int:
-        """Round ``index`` counted from the beginning of its episode."""
-        return index % STRIDE
-
     def server_context(self, index: int, parameters: Any) -> Context:
         """What the server of an episode knows in round ``index``."""
         return server_context(self.model, self.data.public, parameters, index, self.seed)
-
-    def pool(self, episode: int) -> WorkerPool:
-        """The workers' data in an episode: a function of (seed, episode)."""
-        if not self.partitioners or episode >= VALIDATION_EPISODES:
-            return self.data.pool
-        if episode not in self._pools:
-            if len(self._pools) >= self.num_tasks:
-                self._pools.pop(min(self._pools))
-            rng = seeding.generator(self.seed, "shards", step=episode)
-            partitioner = self.partitioners[int(rng.integers(len(self.partitioners)))]
-            self._pools[episode] = self.data.divided(partitioner, int(rng.integers(1 << 31)))
-        return self._pools[episode]
-
-    def initial_parameters(self, episode: int) -> Tensor:
-        """``(d,)`` fresh parameters: a function of (seed, episode)."""
-        with seeding.isolated(self.seed, f"model/{episode}"):
-            model = self.make_model(self.num_classes)
-            model(self.data.example)  # lazy layers
-        parameters = flat.flatten(flat.trainable(model))
-        size = self.tasks.size
-        require(
-            len(parameters) == size,
-            f"model.model must be the same each time it is made, got {size} and {len(parameters)} parameters.",
-        )
-        return parameters
-
-    def scaling(self, episode: int) -> Tensor | float:
-        """``(d,)`` c of θ = c x: a function of (seed, episode); 1 in validation and test."""
-        width = self.parameter_scaling
-        if width == 0 or episode >= VALIDATION_EPISODES:
-            return 1.0
-        sizes = torch.tensor([p.numel() for p in flat.trainable(self.model).values()])
-        rng = seeding.generator(self.seed, "parameter scaling", step=episode)
-        exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
-        return exponents.exp().repeat_interleave(sizes).to(self.tasks.theta)
 
     def _export(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -405,22 +351,10 @@ class MetaLearner(PoolModule):
 
     def _begin_if_finished(self, task: int) -> None:
         episode, step = int(self.tasks.episodes[task]), int(self.tasks.steps[task])
-        if episode < 0 or step >= self._horizon(episode, task):
+        if episode < 0 or step >= self.rounds(episode, task):
             # Task i plays the episodes i, i + T, i + 2 T, ...
             episode = task if episode < 0 else episode + self.num_tasks
             self.tasks.begin(task, episode, self.initial_parameters(episode))
-
-    def _horizon(self, episode: int, task: int) -> int:
-        if self.curriculum is not None:
-            rounds = self.curriculum.horizon
-        else:
-            rng = seeding.generator(self.seed, "horizon", step=episode)
-            rounds = self.horizons[int(rng.integers(len(self.horizons)))]
-        if episode >= self.num_tasks:
-            return rounds
-        # First episodes are cut so that the tasks are at different points from then on.
-        windows = rounds // self.truncation_length
-        return self.truncation_length * max(1, windows * (task + 1) // self.num_tasks)
 
     def _check_val_episodes(self) -> None:
         for injection in self._injections():

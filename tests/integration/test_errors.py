@@ -263,7 +263,8 @@ def test_a_rule_that_makes_the_step_wants_no_momentum_beside_it(tmp_path):
 def test_a_network_without_weights_is_told(tmp_path):
     rule = ["--model.aggregator=Recurrent", "--model.optimizer.momentum=0"]
     with pytest.warns(
-        UserWarning, match="weights should name trained .* mnist_rnn_lstm.* the network is untrained, or its judge"
+        UserWarning,
+        match="weights should name trained .* mnist_rnn_lstm.* the network is untrained, or its judge",
     ):
         run("fit", tmp_path, *rule, "--trainer.max_steps=1")
 
