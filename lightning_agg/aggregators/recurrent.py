@@ -1,11 +1,12 @@
 """The learned aggregators."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_agg import pretrained, seeding
 from lightning_agg.aggregators import line_search
@@ -178,18 +179,14 @@ class Recurrent(Aggregator):
             self.architecture |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
         check_settings(self.architecture)
         network = {name: self.architecture[name] for name in ("cell", "hidden_size", "num_layers")}
+        names = WorkerFeatures.__dataclass_fields__.keys() & self.architecture.keys()
+        features = WorkerFeatures(**{name: self.architecture[name] for name in names})
         # Not seeding.isolated: the shipped weights were trained from what seed_everything leaves the generator with.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.run_seed(seed))
-            inputs = {
-                name: self.architecture[name]
-                for name in WorkerFeatures.__dataclass_fields__
-                if name != "judge"
-            }
-            size, direct = WorkerFeatures(**inputs).input_size, len(self.architecture["momenta"])
-            self.network = RecurrentNetwork(size, **network, direct=direct)
+            self.network = RecurrentNetwork(features.input_size, **network, direct=len(features.momenta))
             self.judge = TrustJudge() if learned_trust else None
-        self.features = WorkerFeatures(**inputs, judge=self.judge)
+        self.features = replace(features, judge=self.judge)
         self.public_samples = self.features.public_samples
         for name in sorted(given.keys() & {"num_samples", "trial_step"}):
             require(
@@ -200,19 +197,20 @@ class Recurrent(Aggregator):
         self.remembers_workers = self.features.remembers_workers
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
-        judges = {name for name in tensors if name.startswith(JUDGE)}
-        self.trained = weights is not None and (self.judge is None or len(judges) > 0)
+        holds_judge = stored.get("trust") == "learned"
+        self.trained = weights is not None and (self.judge is None or holds_judge)
         if weights is not None:
             if widened:
                 tensors = self._widened(tensors)
-            parts: list[tuple[nn.Module, dict[str, Tensor]]] = [
-                (self.network, {name: tensor for name, tensor in tensors.items() if name not in judges})
-            ]
-            if self.judge is not None and stored["trust"] == "learned":
-                parts.append((self.judge, {name.removeprefix(JUDGE): tensors[name] for name in judges}))
+            judges = {
+                name.removeprefix(JUDGE): tensors.pop(name)
+                for name in list(tensors)
+                if name.startswith(JUDGE)
+            }
             try:
-                for module, own in parts:
-                    module.load_state_dict(own)
+                self.network.load_state_dict(tensors)
+                if self.judge is not None and holds_judge:
+                    self.judge.load_state_dict(judges)
             except RuntimeError as error:
                 raise SettingError(
                     f"Recurrent.weights must hold what their settings say; {weights} do not fit: {error}"

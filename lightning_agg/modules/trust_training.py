@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lightning_agg import seeding
 from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
-from lightning_agg.errors import require, require_count
+from lightning_agg.errors import require_count, require_non_negative, require_positive
 from lightning_agg.modules.factories import LRSchedulerFactory, OptimizerFactory
 from lightning_agg.trust_example import TrustExample
 
@@ -59,10 +59,8 @@ class TrustTraining(nn.Module):
         super().__init__()
         for name, value in (("steps", steps), ("batch_size", batch_size), ("capacity", capacity)):
             require_count(f"model.trust_training.{name}", value, minimum=1)
-        require(
-            cross_entropy >= 0, f"model.trust_training.cross_entropy must be at least 0, got {cross_entropy}."
-        )
-        require(clip_norm > 0, f"model.trust_training.clip_norm must be above 0, got {clip_norm}.")
+        require_non_negative("model.trust_training.cross_entropy", cross_entropy)
+        require_positive("model.trust_training.clip_norm", clip_norm)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.steps = steps

@@ -60,8 +60,8 @@ def test_the_judge_learns_to_withstand_a_majority_that_it_never_met(trained):
     losses = [float(row["meta/trust_loss"]) for row in rows if row.get("meta/trust_loss")]
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 1
-    untrained = checkpoint(trained)["state_dict"]["aggregator.judge.out.bias"]
-    assert untrained.abs() > 0.01
+    bias = checkpoint(trained)["state_dict"]["aggregator.judge.out.bias"]
+    assert bias.abs() > 0.01
     assert float([row for row in rows if row.get("val/accuracy")][-1]["val/accuracy"]) > 0.65
 
 
@@ -104,7 +104,7 @@ def test_resume_is_exact(stop, tmp_path):
 
 
 def test_another_memory_is_no_checkpoint_of_this(trained, tmp_path):
-    options = ["--trainer.max_steps=11", "--model.trust_training.capacity=5"]  # fmt: skip
+    options = ["--trainer.max_steps=11", "--model.trust_training.capacity=5"]
     path = trained / "version_0" / "checkpoints" / "last.ckpt"
     with pytest.raises(
         SettingError, match=re.escape("trust_training.evidence is (256, 10, 6, 17) in the checkpoint")
