@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +14,9 @@ from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.recurrent_network import Cell, RecurrentNetwork
 from lightning_agg.aggregators.recurrent_settings import (
     ARCHITECTURE,
-    FREE,
-    RULE_OF_TRUST,
-    check_settings,
+    merged,
     read_weights,
+    widens,
     write_weights,
 )
 from lightning_agg.aggregators.seen import Seen
@@ -166,18 +164,7 @@ class Recurrent(Aggregator):
             name: value for name, value in locals().items() if name in ARCHITECTURE and value is not None
         }
         stored, tensors = ({}, {}) if weights is None else read_weights(pretrained.locate(weights))
-        widened = given.get("loss_information") is True and stored.get("loss_information") is False
-        for name, value in given.items():
-            require(
-                name in FREE or stored.get(name, value) == value or (widened and name == "loss_information"),
-                f"Recurrent.{name} must be that of the weights, or null ({weights}: {stored.get(name)!r}, {name} ="
-                f" {value!r}).",
-            )
-        self.architecture: dict[str, Any] = {**ARCHITECTURE, **stored, **given}
-        learned_trust = self.architecture["trust"] == "learned"
-        if learned_trust:  # weights that were trained with a rule hold the rule's settings
-            self.architecture |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
-        check_settings(self.architecture)
+        self.architecture = merged(given, stored, weights)
         network = {name: self.architecture[name] for name in ("cell", "hidden_size", "num_layers")}
         names = WorkerFeatures.__dataclass_fields__.keys() & self.architecture.keys()
         features = WorkerFeatures(**{name: self.architecture[name] for name in names})
@@ -185,7 +172,7 @@ class Recurrent(Aggregator):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.run_seed(seed))
             self.network = RecurrentNetwork(features.input_size, **network, direct=len(features.momenta))
-            self.judge = TrustJudge() if learned_trust else None
+            self.judge = TrustJudge() if features.trust == "learned" else None
         self.features = replace(features, judge=self.judge)
         self.public_samples = self.features.public_samples
         for name in sorted(given.keys() & {"num_samples", "trial_step"}):
@@ -200,21 +187,9 @@ class Recurrent(Aggregator):
         holds_judge = stored.get("trust") == "learned"
         self.trained = weights is not None and (self.judge is None or holds_judge)
         if weights is not None:
-            if widened:
+            if widens(given, stored):
                 tensors = self._widened(tensors)
-            judges = {
-                name.removeprefix(JUDGE): tensors.pop(name)
-                for name in list(tensors)
-                if name.startswith(JUDGE)
-            }
-            try:
-                self.network.load_state_dict(tensors)
-                if self.judge is not None and holds_judge:
-                    self.judge.load_state_dict(judges)
-            except RuntimeError as error:
-                raise SettingError(
-                    f"Recurrent.weights must hold what their settings say; {weights} do not fit: {error}"
-                ) from error
+            self._load(weights, tensors, holds_judge)
         self.register_buffer("state", torch.zeros(0))
         for name in Seen._fields:
             self.register_buffer(name, torch.zeros(0))
@@ -225,6 +200,20 @@ class Recurrent(Aggregator):
     state: Tensor
     trust: Tensor
     step: Tensor
+
+    def _load(self, weights: str, tensors: dict[str, Tensor], holds_judge: bool) -> None:
+        """Those of a file, for the network and, if they hold one, for the judge."""
+        judges = {name: tensors[name] for name in tensors if name.startswith(JUDGE)}
+        try:
+            self.network.load_state_dict({name: tensors[name] for name in tensors.keys() - judges})
+            if self.judge is not None and holds_judge:
+                self.judge.load_state_dict(
+                    {name.removeprefix(JUDGE): tensor for name, tensor in judges.items()}
+                )
+        except RuntimeError as error:
+            raise SettingError(
+                f"Recurrent.weights must hold what their settings say; {weights} do not fit: {error}"
+            ) from error
 
     def memory(self) -> dict[str, Tensor]:
         """Network states ``(state_size, d)``, rounds done, and by name what :class:`Seen` carries."""

@@ -54,6 +54,32 @@ RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_ma
 """Settings of the rule by which workers are trusted where that is not learned."""
 
 
+def merged(given: dict[str, Any], stored: dict[str, Any], weights: str | None) -> dict[str, Any]:
+    """The settings that are ``given`` over those ``stored`` with the ``weights``, a value for each of ARCHITECTURE.
+
+    Raises:
+        SettingError: If a setting that is given must be that of the weights and is not, or the settings do not fit each other.
+    """
+    for name, value in given.items():
+        require(
+            name in FREE
+            or stored.get(name, value) == value
+            or (name == "loss_information" and widens(given, stored)),
+            f"Recurrent.{name} must be that of the weights, or null ({weights}: {stored.get(name)!r}, {name} ="
+            f" {value!r}).",
+        )
+    settings = {**ARCHITECTURE, **stored, **given}
+    if settings["trust"] == "learned":  # weights that were trained with a rule hold the rule's settings
+        settings |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
+    check_settings(settings)
+    return settings
+
+
+def widens(given: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether an RNN's weights are to begin an ARNN."""
+    return given.get("loss_information") is True and stored.get("loss_information") is False
+
+
 def write_weights(path: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write weights, with the settings they belong to, as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
