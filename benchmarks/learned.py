@@ -366,15 +366,17 @@ def attacked(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         f" deviation over {seeds} seeds. Optimizer and learning rate of the hand-made rules (in brackets) are the best of {_told(ATTACKED_GRIDS)} by"
         " mean validation accuracy over these very attacks. Krum is told the attackers, at most 3 (its bound); Zeno is told the true number and"
         f" sees {PUBLIC_SAMPLES} public samples a round, as the learned aggregators with loss information do, who are not told."
-        " The ARNNs were trained under none of Reverse, LabelFlip, Fang, BitFlip, ALIE(1.5), InnerProduct(0.1) and Gaussian(200); the RNNs"
-        f" met no attack in training. {WHAT_UNTRAINED_IS}"
+        " The ARNNs were trained under none of Reverse, LabelFlip (those with a judge met wrong labels of another kind), Fang, BitFlip, ALIE(1.5), InnerProduct(0.1) and"
+        f" Gaussian(200); the RNNs met no attack in training. {WHAT_UNTRAINED_IS}"
     )
     hand_made = {3: ["Krum", "CoordinateMedian", "Zeno"], 7: ["Krum", "Zeno"], 9: ["Zeno"]}
     for number, rules in hand_made.items():
         cells: dict[str, list[str]] = {}
         means: dict[str, list[float]] = {}
         # Without losses nobody can tell a majority of liars from honest workers.
-        untrained = [UNTRAINED + name for name in learned if name == "mnist_arnn_lstm"]
+        untrained = [
+            UNTRAINED + name for name in learned if name in ("mnist_arnn_judge_lstm", "mnist_arnn_lstm")
+        ]
         able = [name for name in learned if number < 5 or "arnn" in name]
         for rule in [*rules, *able, *untrained]:
             name, (optimizer, lr) = _name(rule), ("SGD", 1.0)

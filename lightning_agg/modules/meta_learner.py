@@ -271,7 +271,9 @@ class MetaLearner(DrawnEpisodes):
             loss = self.trust_training.train_judge(self.aggregator.judge, own, (self.seed, batch))
             self.log("meta/trust_loss", loss, prog_bar=True, batch_size=1)
         self.advance_schedule()
-        self.log("meta/loss", losses[1:].mean(), prog_bar=True, batch_size=1)
+        going_on = losses[1:].isfinite().all(dim=0)
+        self.log("meta/loss", losses[1:, going_on].mean(), prog_bar=True, batch_size=1)
+        self.log("meta/diverged_tasks", (~going_on).sum().float(), batch_size=1)
         self.log("meta/gradient_norm", norm, batch_size=1)
         if self.curriculum is not None:
             self.log("meta/horizon", float(self.curriculum.horizon), batch_size=1)

@@ -1,6 +1,7 @@
 """Training an aggregator through the command line."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -107,6 +108,21 @@ def test_its_weights_serve_a_parameter_server(trained, tmp_path):
         "--ckpt_path=last",
     )
     assert_same_run(checkpoint(tmp_path), checkpoint(tmp_path / "stopped"))
+
+
+def test_the_loss_is_of_the_trainings_that_have_not_diverged(tmp_path):
+    attack = [
+        "--byzantine.attack=Gaussian",
+        "--byzantine.attack.std=1e18",
+        "--byzantine.num_byzantine=[0, 3]",
+    ]
+    deep = ["--model.model.hidden_sizes=[8, 8, 8]", "--model.model.activation=relu"]
+    steps = ["--trainer.max_steps=8", "--model.num_tasks=2", "--model.horizon=5"]
+    run("fit", tmp_path, *SMALL, *attack, *deep, *steps, config=META)
+    lost = [float(line["meta/diverged_tasks"]) for line in metrics(tmp_path) if line.get("meta/loss")]
+    losses = [float(line["meta/loss"]) for line in metrics(tmp_path) if line.get("meta/loss")]
+    assert {0.0, 1.0} <= set(lost)
+    assert [math.isnan(loss) for loss in losses] == [count == 2 for count in lost]
 
 
 @pytest.mark.parametrize("estimator", ["Replay", "UnrolledGraph"])
