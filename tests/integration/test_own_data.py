@@ -36,6 +36,7 @@ OPTIONS = [
     "--byzantine.attack=SignFlip",
     "--byzantine.num_byzantine=7",
     f"--config={ROOT / 'configs' / 'aggregator' / 'arnn.yaml'}",
+    "--model.optimizer.lr=1",
 ]
 
 
