@@ -126,7 +126,9 @@ def main() -> None:
     )
     parser.add_argument("--root", required=True, help="folder that holds MNIST/raw")
     parser.add_argument(
-        "--rules", nargs="+", default=["Mean", "CoordinateMedian", "mnist_rnn_lstm", "mnist_arnn_lstm"]
+        "--rules",
+        nargs="+",
+        default=["Mean", "CoordinateMedian", "mnist_rnn_lstm", "mnist_arnn_lstm", "mnist_arnn_judge_lstm"],
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each line")
     parser.add_argument("--processes", type=int, default=1, help="runs at the same time")
