@@ -20,93 +20,42 @@ standard deviation over ``--seeds`` others; the test set is read once, at the en
 import argparse
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-import yaml
+from learned_runs import (
+    ATTACKS,
+    CIFAR_BATCH,
+    DECAY_AFTER,
+    MARKS,
+    MODELS,
+    NO_ATTACK,
+    NOISES,
+    OPTIMIZERS,
+    PUBLIC_SAMPLES,
+    TUNING_SEEDS,
+    UNTRAINED,
+    Run,
+    disguised_name,
+    settings_of,
+    shipped,
+    train,
+)
 from reports import write_report
-from torch.optim.lr_scheduler import LambdaLR
-from training_runs import Marks, Trainings, fitted, quiet_trainer
+from training_runs import Trainings
 
 from lightning_agg import pretrained
-from lightning_agg.aggregators import CoordinateMedian, Krum, Mean, Recurrent, Zeno
-from lightning_agg.aggregators.base import Aggregator
-from lightning_agg.aggregators.recurrent_settings import read_weights
-from lightning_agg.attacks import (
-    ALittleIsEnough,
-    BitFlip,
-    Disguise,
-    Drop,
-    Fang,
-    Gaussian,
-    InnerProduct,
-    LabelFlip,
-    Mimic,
-    MinMax,
-    Reverse,
-    SignFlip,
-)
-from lightning_agg.attacks.base import Attack
-from lightning_agg.callbacks import ByzantineInjection
-from lightning_agg.data import CIFAR10Pool, MNISTPool
-from lightning_agg.models import MLP, ConvNet
-from lightning_agg.modules import ParameterServer
-from lightning_agg.partitioners import IID, ByLabel, Dirichlet, Partitioner
 from lightning_agg.sweep.markdown import header, row, spread
 
-BATCH, CIFAR_BATCH, PUBLIC_SAMPLES = 64, 16, 32
-TUNING_SEEDS = (100, 101)
-MARKS = (100, 200, 500, 1000)
-DECAY_AFTER = 200
-NO_ATTACK, UNTRAINED = "none", "untrained "
 WHAT_UNTRAINED_IS = "*Untrained* is with the same settings and new weights: what is beyond it was learned."
-ATTACKS: dict[str, Callable[[], Attack]] = {
-    "Reverse(3)": lambda: Reverse(scale=3.0),
-    "Reverse(10)": lambda: Reverse(scale=10.0),
-    "SignFlip own": lambda: SignFlip(of="own"),
-    "Gaussian(200)": lambda: Gaussian(std=200.0),
-    "Gaussian(200) shared": lambda: Gaussian(std=200.0, shared=True),
-    "InnerProduct(0.1)": lambda: InnerProduct(scale=0.1),
-    "InnerProduct(1)": lambda: InnerProduct(scale=1.0),
-    "ALIE(1)": lambda: ALittleIsEnough(z=1.0),
-    "ALIE(1.5)": lambda: ALittleIsEnough(z=1.5),
-    "LabelFlip": lambda: LabelFlip(),
-    "Fang": lambda: Fang(),
-    "Drop": lambda: Drop(),
-    "BitFlip": lambda: BitFlip(),
-    "Mimic": lambda: Mimic(),
-}
-NOISES = (0.05, 0.2, 0.5, 1.0)
-PARTITIONERS: dict[str, Partitioner] = {
-    "IID": IID(seed=0),  # the same shards for every seed
-    "Dirichlet(0.3)": Dirichlet(alpha=0.3, min_size=128),
-    "ByLabel": ByLabel(),
-}
 BY_RULE = {
     "MNIST": "trust=losses,trust_decay=1,trust_margin=0.25,direction_decay=0.9,direction_margin=0.25,distrust_copies=true",
     "CIFAR-10": "trust=losses,trust_decay=0.995,trust_margin=0.25,direction_decay=0.9,direction_margin=0.5,distrust_copies=true",
 }
 """The best rule of trust that was found by hand."""
 
-
-def disguised_name(attack: str, noise: float) -> str:
-    """Of an attack whose rows have noise of their own."""
-    return f"{attack} + {noise:g}" if noise else attack
-
-
-DISGUISED: dict[str, Callable[[], Attack]] = {
-    disguised_name(name, noise): lambda make=make, noise=noise: Disguise(make(), noise)
-    for name, make in ATTACKS.items()
-    for noise in NOISES
-}
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "SGD": torch.optim.SGD,
-    "Nesterov 0.9": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-    "Adam": torch.optim.Adam,
-}
 GRIDS: dict[str, tuple[float, ...]] = {
     "SGD": (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6),
     "Nesterov 0.9": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5),
@@ -126,115 +75,6 @@ CIFAR_ATTACKED_GRIDS: dict[str, tuple[float, ...]] = {
     "Nesterov 0.9": (0.005, 0.01, 0.02, 0.04),
     "Adam": (0.001, 0.002, 0.004, 0.008),
 }
-MODELS: dict[str, Callable[[int], torch.nn.Module]] = {
-    "784-20-10": MLP,
-    "784-40-10": partial(MLP, hidden_sizes=[40]),
-    "784-20-20-10": partial(MLP, hidden_sizes=[20, 20]),
-    "784-20-10 ReLU": partial(MLP, activation="relu"),
-    "ConvNet": ConvNet,
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training.
-
-    ``rule`` is a class name, that of shipped weights (with settings that differ from theirs: ``NAME,setting=value,...``), or
-    ``untrained`` and the latter: their settings with new weights.
-    ``classes`` is a subset of the labels.
-    """
-
-    rule: str
-    optimizer: str = "SGD"
-    lr: float = 1.0
-    attack: str = NO_ATTACK
-    num_byzantine: int = 0
-    first_round: int = 0
-    pool_size: int = 10
-    model: str = "784-20-10"
-    classes: tuple[int, ...] | None = None
-    rounds: int = 100
-    seed: int = 0
-    split: str = "test"
-    data: str = "MNIST"
-    decay_after: int = 0
-    partitioner: str = "IID"
-
-    def schedule(self) -> Callable[[torch.optim.Optimizer], LambdaLR] | None:
-        """The learning rate's: with ``decay_after`` rounds T, in round t > T it is T / t as large."""
-        if not self.decay_after:
-            return None
-        return partial(LambdaLR, lr_lambda=lambda step: min(1.0, self.decay_after / (step + 1)))
-
-    def aggregator(self) -> Aggregator:
-        """A new one, told what it may know."""
-        f, most = self.num_byzantine, (self.pool_size - 3) // 2
-        if self.rule == "Krum":
-            return Krum(min(f, most))
-        if self.rule == "Zeno":
-            return Zeno(
-                f, rho=self.lr / 200, step_size=self.lr, num_samples=PUBLIC_SAMPLES, penalty="mean_square"
-            )
-        by_hand = {"Mean": Mean, "CoordinateMedian": CoordinateMedian}
-        if self.rule in by_hand:
-            return by_hand[self.rule]()
-        name, changes = _shipped(self.rule.removeprefix(UNTRAINED))
-        if self.rule.startswith(UNTRAINED):
-            torch.manual_seed(0)
-            return Recurrent(**{**_settings(name), **changes})
-        return Recurrent(weights=name, **changes)
-
-
-def _shipped(rule: str) -> tuple[str, dict[str, Any]]:
-    """Name of the weights, and the settings that differ from theirs, of ``NAME,setting=value,...``."""
-    name, *changes = rule.split(",")
-    pairs = (change.split("=", maxsplit=1) for change in changes)
-    return name, {setting: yaml.safe_load(value) for setting, value in pairs}
-
-
-def _settings(name: str) -> dict[str, Any]:
-    """Those of shipped weights."""
-    return read_weights(pretrained.locate(name))[0]
-
-
-@cache
-def pool(
-    data: str, root: str, pool_size: int, classes: tuple[int, ...] | None, seed: int, partitioner: str
-) -> MNISTPool | CIFAR10Pool:
-    """The data, which the runs of a process share."""
-    kind, batch = {"MNIST": (MNISTPool, BATCH), "CIFAR-10": (CIFAR10Pool, CIFAR_BATCH)}[data]
-    return kind(
-        root,
-        val_size={"MNIST": None, "CIFAR-10": 1000}[data],
-        pool_size=pool_size,
-        partitioner=PARTITIONERS[partitioner],
-        batch_size=batch,
-        classes=None if classes is None else list(classes),
-        rounds_per_epoch=max(MARKS),
-        seed=seed,
-    )
-
-
-def train(root: str, run: Run) -> dict[str, Any]:
-    """Validation loss at the marks, and accuracy (0 to 1) on the run's split at the end."""
-    module = ParameterServer(
-        run.aggregator(),
-        MODELS[run.model],
-        partial(OPTIMIZERS[run.optimizer], lr=run.lr),
-        gradient_samples=0,
-        seed=run.seed,
-        lr_scheduler=run.schedule(),
-    )
-    attack = {**ATTACKS, **DISGUISED, "MinMax": MinMax}[run.attack]() if run.num_byzantine else None
-    marks = Marks()
-    trainer = quiet_trainer(
-        run.rounds,
-        [ByzantineInjection(attack, run.num_byzantine, first_round=run.first_round, seed=run.seed), marks],
-        val_every=100,
-    )
-    data = pool(run.data, root, run.pool_size, run.classes, run.seed, run.partitioner)
-    return fitted(trainer, module, data, marks, run.split)
-
 
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
 Column = TypeVar("Column", int, float)
@@ -248,7 +88,7 @@ def _beside_untrained(learned: list[str]) -> list[str]:
         *(
             UNTRAINED + rule
             for rule in learned
-            if _settings(_shipped(rule)[0])["momenta"] and "arnn" not in rule
+            if settings_of(shipped(rule)[0])["momenta"] and "arnn" not in rule
         ),
     ]
 
@@ -676,7 +516,7 @@ def main() -> None:
     if learned is None:
         learned = [name for name in pretrained.names() if name.startswith(data) or arguments.part == "trust"]
     if arguments.part == "trust":
-        learned = [name for name in learned if _settings(name)["trust"] == "learned"]
+        learned = [name for name in learned if settings_of(name)["trust"] == "learned"]
     lines = list(PARTS[arguments.part](measure, learned, arguments.seeds))
     command = f"python benchmarks/learned.py {arguments.part} --root DIR --seeds {arguments.seeds}"
     made_by = f"Made by `{command} --learned {' '.join(learned)}`."

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import yaml
-from learned import ATTACKS, MARKS, NO_ATTACK, Run
+from learned_runs import ATTACKS, MARKS, NO_ATTACK, Run
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import Recurrent

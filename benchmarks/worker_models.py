@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learned import BATCH, MODELS, OPTIMIZERS, TUNING_SEEDS
+from learned_runs import BATCH, MODELS, OPTIMIZERS, TUNING_SEEDS
 from reports import write_report
 from training_runs import Marks, Trainings, fitted, quiet_trainer
 
