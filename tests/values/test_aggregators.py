@@ -131,6 +131,17 @@ def test_mean() -> None:
     torch.testing.assert_close(Mean().influence(x), torch.full((7,), 1 / 7))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_mean_of_many_long_rows(dtype: torch.dtype) -> None:  # which is taken by products
+    x = torch.randn(300, 2**14, generator=torch.Generator().manual_seed(0)).add_(1).to(dtype)
+    exact = x.double().mean(dim=0)
+    torch.testing.assert_close(Mean()(x), exact.to(dtype))
+    x[7, 5] = torch.nan
+    rule = Mean()
+    torch.testing.assert_close(rule(x), torch.cat([x[:7], x[8:]]).double().mean(dim=0).to(dtype))
+    assert rule.num_nonfinite == 1
+
+
 @pytest.mark.parametrize(
     ("options", "scores"),
     [
