@@ -151,4 +151,5 @@ def _models() -> set[type]:
 def _trained(name: str) -> str:
     settings, _ = read_weights(pretrained.locate(name))
     kind = "ARNN" if settings["loss_information"] else "RNN"
-    return f"{kind} of {settings['cell'].upper()} cells, workers in {settings['worker_order']} order"
+    trust = ", trust learned" if settings["trust"] == "learned" else ""
+    return f"{kind} of {settings['cell'].upper()} cells, workers in {settings['worker_order']} order{trust}"

@@ -58,7 +58,9 @@ def test_families_by_name(capsys):
     catalog.main(["weights", "data"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "weights, --model.aggregator.weights:"
-    assert "  mnist_arnn_gru         ARNN of GRU cells, workers in trust order" in lines
+    words = [" ".join(line.split()) for line in lines]
+    assert "mnist_arnn_gru ARNN of GRU cells, workers in trust order" in words
+    assert "mnist_arnn_judge_gru ARNN of GRU cells, workers in trust order, trust learned" in words
     assert "data, --data:" in lines
     with pytest.raises(SystemExit):
         catalog.main(["datas"])
