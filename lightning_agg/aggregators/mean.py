@@ -43,9 +43,9 @@ class Mean(Aggregator):
         """The mean over workers."""
         if len(gradients) <= FEW or gradients.numel() < LARGE or gradients.device.type != "cpu":
             return gradients.mean(dim=0)
-        rows = widened(gradients)
-        sums = torch.stack([combine(rows.new_ones(len(group)), group) for group in torch.split(rows, GROUP)])
-        mean: Tensor = sums.sum(dim=0) / len(rows)
+        groups = map(widened, torch.split(gradients, GROUP))
+        sums = torch.stack([combine(group.new_ones(len(group)), group) for group in groups])
+        mean: Tensor = sums.sum(dim=0) / len(gradients)
         return mean.to(gradients.dtype)
 
     def shares(self, gradients: Tensor, context: Context) -> Tensor:

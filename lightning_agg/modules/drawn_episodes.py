@@ -86,8 +86,8 @@ class DrawnEpisodes(PoolModule, ABC):
         exponents = torch.from_numpy(rng.uniform(-width, width, len(sizes)))
         return exponents.exp().repeat_interleave(sizes).to(self.tasks.theta)
 
-    def rounds(self, episode: int, task: int) -> int:
-        """Rounds of an episode that ``task`` plays."""
+    def rounds(self, episode: int) -> int:
+        """How many rounds an episode has: a function of (seed, episode), and of the curriculum's stage."""
         if self.curriculum is not None:
             rounds = self.curriculum.horizon
         else:
@@ -97,4 +97,4 @@ class DrawnEpisodes(PoolModule, ABC):
             return rounds
         # First episodes are cut so that the tasks are at different points from then on.
         windows = rounds // self.truncation_length
-        return self.truncation_length * max(1, windows * (task + 1) // self.num_tasks)
+        return self.truncation_length * max(1, windows * (episode + 1) // self.num_tasks)

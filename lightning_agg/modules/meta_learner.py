@@ -353,7 +353,7 @@ class MetaLearner(DrawnEpisodes):
 
     def _begin_if_finished(self, task: int) -> None:
         episode, step = int(self.tasks.episodes[task]), int(self.tasks.steps[task])
-        if episode < 0 or step >= self.rounds(episode, task):
+        if episode < 0 or step >= self.rounds(episode):
             # Task i plays the episodes i, i + T, i + 2 T, ...
             episode = task if episode < 0 else episode + self.num_tasks
             self.tasks.begin(task, episode, self.initial_parameters(episode))
