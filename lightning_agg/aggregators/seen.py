@@ -18,6 +18,8 @@ class Seen(NamedTuple):
         search: ``(1 + RECENT,)`` of the line search.
         sums: ``(M, 5)`` running sums of a judge's evidence on each worker.
         judged: ``(M, UNITS)`` its memory of each worker.
+        heard: ``(M,)`` in how many rounds each worker has taken part.
+        verdict: ``(M,)`` logarithm of the judge's last weight of each.
         length: ``(1,)`` running mean of the public gradient's length.
     """
 
@@ -30,4 +32,6 @@ class Seen(NamedTuple):
     search: Tensor
     sums: Tensor
     judged: Tensor
+    heard: Tensor
+    verdict: Tensor
     length: Tensor

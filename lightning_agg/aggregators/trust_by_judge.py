@@ -20,6 +20,7 @@ from lightning_agg.aggregators.worker_trust import (
     copies_and_same,
     cosines,
     effective_number,
+    in_parts_of,
     positive,
     public_gradient,
     relative,
@@ -67,14 +68,16 @@ def by_judge(
     whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
     logits, memory = judge(whole, seen.judged, present)
-    logs = F.logsigmoid(logits[workers])
-    weights = ((logs - logs.max()).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
+    verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
+    best = verdict[seen.heard > 0].max()
+    weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
     length = torch.linalg.vector_norm(public).reshape(1)
     usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
     bound, lengths = LONGEST * torch.maximum(length, usual), row_lengths(gradients).to(gradients)
     cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
-    seen = seen._replace(judged=memory, length=usual)
-    return Trusted(weights, weights, effective_number(weights, same), seen, Judged(whole, present, cut))
+    seen = seen._replace(judged=memory, verdict=verdict, length=usual)
+    number = weights.max() * effective_number(weights, same)
+    return Trusted(weights, weights, number, seen, Judged(whole, present, cut))
 
 
 def evidence(
@@ -94,8 +97,14 @@ def evidence(
     middle = agreement(with_others, None)
     latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
     decays, worst = rows.new_tensor(SUM_DECAYS), rows.new_tensor(WORST)
-    sums, total = summed(latest, seen.sums, decays, context, worst)
-    all_descents, late_descents, agreed, public_sum, middle_sum = (relative(part, 0) for part in sums.T)
+    _, sums = summed(latest, seen.sums, decays, context, worst)
+    sent, finite = senders(context)
+    heard = seen.heard.clone()
+    heard[sent] += 1
+    # Per round of the worker, and in parts of the best of all: not all may take part in each round.
+    usual = sums / positive(weight_of_sum(decays, heard[:, None]))
+    best = usual[heard > 0].amax(0)
+    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(best, usual[sent][finite]).T
     copies, same = copies_and_same(rows)
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     logs = positive(lengths).log()
@@ -118,4 +127,16 @@ def evidence(
         (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT),
         torch.minimum(all_descents, agreed),
     ]
-    return torch.stack(read, 1), same, seen._replace(direction=direction, sums=total)
+    return torch.stack(read, 1), same, seen._replace(direction=direction, sums=sums, heard=heard)
+
+
+def weight_of_sum(decay: Tensor, rounds: Tensor) -> Tensor:
+    """What a running sum of so many ones is: 1 + ``decay`` + ... + ``decay`` ** (``rounds`` - 1).
+
+    Example:
+        >>> weight_of_sum(torch.tensor([1.0, 0.5]), torch.tensor([[0.0], [1.0], [3.0]]))
+        tensor([[0.0000, 0.0000],
+                [1.0000, 1.0000],
+                [3.0000, 1.7500]])
+    """
+    return torch.where(decay == 1, rounds, (1 - decay**rounds) / positive(1 - decay))

@@ -99,6 +99,8 @@ class WorkerFeatures:
             line_search.begin(like) if self.line_search else like.new_zeros(0),
             like.new_zeros(judged, len(SUM_DECAYS)),
             like.new_zeros(judged, UNITS),
+            like.new_zeros(judged),
+            like.new_zeros(judged),
             like.new_zeros(1 if judged else 0),
         )
 

@@ -76,7 +76,12 @@ def beyond_margin(trust: Tensor, margin: float) -> Tensor:
 def relative(trust: Tensor, margin: float) -> Tensor:
     """Beyond the margin, as a part of that in the best."""
     trust = beyond_margin(trust, margin)
-    return (trust / (trust.max().abs() + 1e-6)).clamp(-LIMIT, LIMIT)
+    return in_parts_of(trust.max(), trust)
+
+
+def in_parts_of(best: Tensor, trust: Tensor) -> Tensor:
+    """Trust as a part of that in the best."""
+    return (trust / (best.abs() + 1e-6)).clamp(-LIMIT, LIMIT)
 
 
 def bounded_descents(rows: Tensor, context: Context, trial_step: float, num_samples: int) -> Tensor:

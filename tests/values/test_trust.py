@@ -35,7 +35,8 @@ def server(rows, descents, gradient):
 def unseen(workers):
     empty = torch.zeros(0)
     sums, judged = torch.zeros(workers, 5), torch.zeros(workers, UNITS)
-    return Seen(*[empty] * 7, sums, judged, torch.zeros(1))._replace(direction=torch.zeros(D))
+    each = torch.zeros(workers)
+    return Seen(*[empty] * 7, sums, judged, each, each, torch.zeros(1))._replace(direction=torch.zeros(D))
 
 
 def evidence_of(rows, context, seen, step):
@@ -43,16 +44,16 @@ def evidence_of(rows, context, seen, step):
 
 
 def by_numpy(rounds):
-    """The evidence on each worker in the last of ``rounds`` of (rows, descents, public gradient), as its docstrings say."""
-    sums, direction = 0.0, 0.0
+    """The evidence on each worker in the last of ``rounds`` of (rows, descents, public gradient, workers), as its docstrings say."""
+    said, direction, decays = {}, 0.0, np.array([1, 0.9, 1, 0.95, 1])
 
     def cosine(a, b):
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
-    def by_best(x):
-        return np.clip(x / (abs(x.max()) + 1e-6), -3, 3)
+    def by_best(x, best=None):
+        return np.clip(x / (abs(x.max() if best is None else best) + 1e-6), -3, 3)
 
-    for rows, descents, gradient in rounds:
+    for rows, descents, gradient, workers in rounds:
         rows, gradient = np.array(rows, float), np.array(gradient, float)
         descents = np.clip(np.array(descents, float), -1, 1)
         direction = 0.9 * direction + gradient / np.linalg.norm(gradient)
@@ -62,8 +63,16 @@ def by_numpy(rounds):
         others = [sorted(cosine(rows[i], rows[j]) for j in range(m) if j != i) for i in range(m)]
         middle = np.array([values[(m - 2) // 2] for values in others])
         latest = np.stack([descents, descents, summed, public, middle], 1)
-        sums = np.array([1, 0.9, 1, 0.95, 1]) * sums + latest
-        everything, late, agreed, along, peers = (by_best(column) for column in sums.T)
+        for worker, row in zip(workers, latest, strict=True):
+            said.setdefault(worker, []).append(row)
+        # Of each worker, the mean over the rounds that it took part in, in which the last ones may count more.
+        usual = {}
+        for worker, history in said.items():
+            shares = np.stack([decays**age for age in range(len(history))][::-1])
+            usual[worker] = (shares * np.stack(history)).sum(0) / shares.sum(0)
+        best = np.max(list(usual.values()), axis=0)
+        own = np.stack([usual[worker] for worker in workers])
+        everything, late, agreed, along, peers = map(by_best, own.T, best)
         median = np.sort(np.log(lengths))[(m - 1) // 2]
         near = np.array(
             [
@@ -86,14 +95,29 @@ def three_rounds():
         rows = rng.normal(size=(5, D))
         rows[4] = 1.05 * rows[3]
         rows[0] *= 300
-        rounds.append((rows.tolist(), rng.normal(size=5).tolist(), rng.normal(size=D).tolist()))
+        rounds.append((rows.tolist(), rng.normal(size=5).tolist(), rng.normal(size=D).tolist(), range(5)))
     return rounds
+
+
+def sampled_rounds():
+    """In which two to four of seven workers take part, one of whom never does."""
+    rng = np.random.default_rng(1)
+    return [
+        (
+            rng.normal(size=(len(workers), D)).tolist(),
+            rng.normal(size=len(workers)).tolist(),
+            rng.normal(size=D).tolist(),
+            workers,
+        )
+        for workers in ([0, 2, 3, 6], [2, 5], [3, 4, 5], [2, 6], [0, 5, 6])
+    ]
 
 
 def read(rounds, seen):
     found = []
-    for step, (rows, descents, gradient) in enumerate(rounds):
-        values, _, seen = evidence_of(torch.tensor(rows), server(rows, descents, gradient), seen, step)
+    for step, (rows, descents, gradient, workers) in enumerate(rounds):
+        context = replace(server(rows, descents, gradient), workers=torch.tensor(workers))
+        values, _, seen = evidence_of(torch.tensor(rows), context, seen, step)
         found.append(values)
     return found, seen
 
@@ -104,6 +128,14 @@ def test_the_evidence_is_that_of_an_independent_implementation():
     for count in (1, 2, 3):
         assert torch.allclose(found[count - 1], by_numpy(rounds[:count]), atol=2e-5)
     assert found[2].shape == (5, EVIDENCE)
+
+
+def test_the_evidence_on_workers_who_do_not_always_take_part():
+    rounds = sampled_rounds()
+    found, seen = read(rounds, unseen(7))
+    for count in range(1, len(rounds) + 1):
+        assert torch.allclose(found[count - 1], by_numpy(rounds[:count]), atol=2e-5)
+    assert seen.heard.tolist() == [2, 0, 3, 2, 1, 3, 3]
 
 
 def test_evidence_is_on_workers_not_on_rows():
@@ -262,6 +294,26 @@ def test_the_influence_of_the_rows_is_their_weight():
         rule(gradients, known(count))
     assert influence[3] == 0
     assert Recurrent().influence(torch.randn(10, D)) is None
+
+
+def test_who_is_distrusted_counts_for_nothing_among_his_like():
+    """In a round without any honest worker, the trusted ones are remembered."""
+    rule = Recurrent(**LEARNED)
+    with torch.no_grad():
+        rule.judge.out.weight[0, UNITS:] = 5.0
+        rule.judge.enc.weight.zero_()
+        rule.judge.enc.weight[:, 3] = 1.0  # the cosine with the public gradient
+    rows = torch.ones(4, D) * torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+    first = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
+    assert torch.allclose(first.inputs[4] * first.scale, torch.ones(D))
+    alone = replace(server(None, [0.1, 0.2], [1.0] * D), workers=torch.tensor([2, 3]), pool_size=4)
+    second = rule.features(rows[2:], alone, first.seen, 1)
+    assert not second.inputs[4].any()
+    assert not second.scale.any()
+    assert torch.equal(second.seen.verdict[:2], first.seen.verdict[:2])
+    both = replace(server(None, [0.1, 0.2], [1.0] * D), workers=torch.tensor([1, 3]), pool_size=4)
+    third = rule.features(rows[1::2], both, second.seen, 2)
+    assert torch.allclose(third.inputs[4] * third.scale, torch.ones(D))
 
 
 def test_nobody_is_far_enough_below_for_no_step():
