@@ -112,6 +112,7 @@ class Run:
     data: str = "MNIST"
     decay_after: int = 0
     partitioner: str = "IID"
+    participation: float = 1.0
 
     def schedule(self) -> Callable[[torch.optim.Optimizer], LambdaLR] | None:
         """The learning rate's: with ``decay_after`` rounds T, in round t > T it is T / t as large."""
@@ -177,6 +178,7 @@ def train(root: str, run: Run) -> dict[str, Any]:
         gradient_samples=0,
         seed=run.seed,
         lr_scheduler=run.schedule(),
+        participation=run.participation,
     )
     attack = {**ATTACKS, **DISGUISED, "MinMax": MinMax}[run.attack]() if run.num_byzantine else None
     marks = Marks()

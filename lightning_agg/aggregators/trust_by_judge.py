@@ -47,6 +47,9 @@ LONGEST = 5.0
 LENGTH_DECAY = 0.9
 """Of the running mean of that length."""
 
+EVEN = 0.5
+"""The judge's weight of a worker who is as likely honest as not."""
+
 LATE = 100
 """Rounds from which on an episode counts as late."""
 
@@ -70,6 +73,8 @@ def by_judge(
     logits, memory = judge(whole, seen.judged, present)
     verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
     best = verdict[seen.heard > 0].max()
+    if not bool(seen.heard.all()):  # the first rounds may have had none but attackers
+        best = best.clamp_min(math.log(EVEN))
     weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
     length = torch.linalg.vector_norm(public).reshape(1)
     usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
@@ -101,10 +106,11 @@ def evidence(
     sent, finite = senders(context)
     heard = seen.heard.clone()
     heard[sent] += 1
-    # Per round of the worker, and in parts of the best of all: not all may take part in each round.
-    usual = sums / positive(weight_of_sum(decays, heard[:, None]))
-    best = usual[heard > 0].amax(0)
-    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(best, usual[sent][finite]).T
+    # As if all had taken part in as many rounds, and in parts of the best of all.
+    most = weight_of_sum(decays, heard.max())
+    evened = sums * (most / positive(weight_of_sum(decays, heard[:, None])))
+    best = evened[heard > 0].amax(0)
+    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(best, evened[sent][finite]).T
     copies, same = copies_and_same(rows)
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     logs = positive(lengths).log()

@@ -316,6 +316,21 @@ def test_who_is_distrusted_counts_for_nothing_among_his_like():
     assert torch.allclose(third.inputs[4] * third.scale, torch.ones(D))
 
 
+def test_before_all_have_been_heard_nobody_need_be_trusted():
+    """The first rounds of part of the workers may have no honest one: there, the best is measured by a weight of a half."""
+    rule = Recurrent(**LEARNED)
+    some = replace(server(None, [0.1, 0.2], [1.0] * D), workers=torch.tensor([2, 3]), pool_size=4)
+    others = replace(some, workers=torch.tensor([0, 1]))
+    for weight, expected in ((1e-6, 0.0), (0.3, (0.6 - 0.05) / 0.95), (0.5, 1.0), (0.9, 1.0)):
+        rule.judge.out.bias.data.fill_(math.log(weight / (1 - weight)))
+        rows = torch.stack([torch.ones(D), torch.arange(D).float()])
+        first = rule.features.trusted(rows, some, rule.features.unseen(4, rows), 0)
+        assert first.weights.tolist() == pytest.approx([expected] * 2, abs=1e-6)
+        assert first.number.item() == pytest.approx(2 * expected)
+        second = rule.features.trusted(rows, others, first.seen, 1)
+        assert second.weights.tolist() == pytest.approx([1.0] * 2, abs=1e-6)
+
+
 def test_nobody_is_far_enough_below_for_no_step():
     """However surely the judge distrusts everyone, the best of them counts."""
     rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
