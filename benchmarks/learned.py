@@ -78,7 +78,7 @@ CIFAR_ATTACKED_GRIDS: dict[str, tuple[float, ...]] = {
 }
 
 Measure = Callable[[Iterable[Run]], dict[Run, dict[str, Any]]]
-Column = TypeVar("Column", int, float, tuple[int, float])
+Column = TypeVar("Column", int, float, tuple[int, int, float])
 Choice = TypeVar("Choice")
 
 
@@ -330,18 +330,28 @@ def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
 
 def sampled(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     """Only part of the workers takes part in a round."""
-    draws = {"10 of 10": (10, 1.0), "5 of 10": (10, 0.5), "2 of 10": (10, 0.2), "10 of 50": (50, 0.2)}
+    draws = {
+        f"{number} of {size}, {round(size * fraction)} drawn": (size, number, fraction)
+        for size, number, fraction in (
+            (10, 7, 1.0),
+            (10, 3, 0.5),
+            (10, 7, 0.5),
+            (10, 3, 0.2),
+            (10, 7, 0.2),
+            (50, 35, 0.2),
+        )
+    }
     yield "# Part of the workers in a round"
     yield ""
     yield (
-        "MNIST, 784-20-10 sigmoid, batch 64, seven tenths of the workers Byzantine: so many of them, drawn anew, take part in each round"
-        " (`model.participation`; of 2 of 10, 47 rounds in a hundred have no honest worker). Test accuracy in % after 100 rounds, mean ± standard"
-        f" deviation over {seeds} seeds. The trainings of the judge had such rounds (`model.participations`)."
+        "MNIST, 784-20-10 sigmoid, batch 64: so many of the workers are Byzantine, and so many, drawn anew, take part in each round"
+        " (`model.participation`; of 2 of 10 with 7 Byzantine, 47 rounds in a hundred have no honest one). Test accuracy in % after 100 rounds, mean ±"
+        f" standard deviation over {seeds} seeds. No training had such rounds."
     )
 
-    def run(rule: str, attack: str, draw: tuple[int, float]) -> Run:
-        size, fraction = draw
-        number = 0 if attack == NO_ATTACK else size * 7 // 10
+    def run(rule: str, attack: str, draw: tuple[int, int, float]) -> Run:
+        size, number, fraction = draw
+        number = 0 if attack == NO_ATTACK else number
         return Run(rule, attack=attack, num_byzantine=number, pool_size=size, participation=fraction)
 
     yield from _sections(measure, learned, seeds, (NO_ATTACK, *ATTACKS), draws, run)

@@ -93,7 +93,8 @@ class Recurrent(Aggregator):
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; ``peers``,
             which needs none and an honest majority: the median of the cosines with the rows trusted so far; or ``learned``, by a
             network of its own, ``judge``, whose weights are among those here and which ``MetaLearner`` trains. It reads the descents, the cosines with the public
-            gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker. Its weights of the rows, relative to the largest and less a twentieth,
+            gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker. Its weights of the rows, relative to the largest (where part of the workers take part, among
+            their last ones of all) and less a twentieth,
             are trust and ``gate``; ``trust_decay``, ``trust_margin``, ``direction_decay``, ``direction_margin`` and ``distrust_copies`` are of trust by a rule, and must then be 0 or false [losses].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].

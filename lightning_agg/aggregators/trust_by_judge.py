@@ -99,10 +99,12 @@ def evidence(
     direction = DIRECTION_DECAY * seen.direction + public / positive(length)
     descents = bounded_descents(rows, context, trial_step, num_samples)
     with_public, with_sum, with_others = toward(rows, public), toward(rows, direction), cosines(rows)
+    if len(rows) == 2:  # if they contradict each other, that speaks against neither
+        with_others = with_others.clamp_min(0)
     middle = agreement(with_others, None)
     latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
     decays, worst = rows.new_tensor(SUM_DECAYS), rows.new_tensor(WORST)
-    _, sums = summed(latest, seen.sums, decays, context, worst)
+    sums = summed(latest, seen.sums, decays, context, worst)
     sent, finite = senders(context)
     heard = seen.heard.clone()
     heard[sent] += 1

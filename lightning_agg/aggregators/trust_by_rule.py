@@ -82,4 +82,6 @@ class TrustByRule:
     def _summed(self, latest: Tensor, total: Tensor, context: Context, worst: float) -> tuple[Tensor, Tensor]:
         if not self.trust_decay:
             return latest, total
-        return summed(latest, total, self.trust_decay, context, worst)
+        total = summed(latest, total, self.trust_decay, context, worst)
+        sent, present = senders(context)
+        return total[sent][present], total

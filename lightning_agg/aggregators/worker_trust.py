@@ -98,17 +98,17 @@ def public_gradient(context: Context, num_samples: int, like: Tensor) -> Tensor:
 
 def summed(
     latest: Tensor, total: Tensor, decay: float | Tensor, context: Context, worst: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """What a round says of the workers of its rows with what earlier ones said, and the running sum ``(M, ...)`` of all workers.
+) -> Tensor:
+    """The running sum ``(M, ...)`` of what rounds say of each worker, with the ``latest`` on those of its rows.
 
     Of a worker whose row was dropped the round says the worst.
     """
     sent, present = senders(context)
     said = torch.zeros_like(total[sent]) + worst
     said[present] = latest
-    sums, total = decay * total[sent] + said, total.clone()
-    total[sent] = sums
-    return sums[present], total
+    after = total.clone()
+    after[sent] = decay * total[sent] + said
+    return after
 
 
 def toward(rows: Tensor, direction: Tensor) -> Tensor:

@@ -96,7 +96,6 @@ class ByzantineInjection(PoolCallback):
             f"byzantine.val_attack and byzantine.val_num_byzantine must be null in {type(pl_module).__name__}: its"
             " validation has no attackers.",
         )
-        fraction_setting = "model.participations" if pl_module.validates_episodes else "model.participation"
         named = {"num_byzantine": self.counts, "val_num_byzantine": self.val_counts}
         for name, count in ((name, count) for name, counts in named.items() for count in counts):
             require(
@@ -115,10 +114,8 @@ class ByzantineInjection(PoolCallback):
                     f" none, got {type(attack).__name__} without.",
                 )
                 for size in pl_module.episode_sizes:
-                    attackers = in_proportion(count, size, pool_size)
-                    attack.check(size, attackers)
-                    for fraction in pl_module.episode_participations:
-                        _check_draws(attack, size, attackers, fraction, fraction_setting)
+                    attack.check(size, in_proportion(count, size, pool_size))
+                _check_draws(attack, pool_size, count, pl_module.participation)
                 # A rule of the attack on the number of classes is told now, not in the middle of a run.
                 attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
         require(
@@ -239,7 +236,7 @@ def require_one_injection(callbacks: Iterable[Any]) -> None:
     )
 
 
-def _check_draws(attack: Attack, pool_size: int, count: int, participation: float, setting: str) -> None:
+def _check_draws(attack: Attack, pool_size: int, count: int, participation: float) -> None:
     """Require that ``attack`` is defined for every number of attackers that a round's draw of workers may hold."""
     size = num_participants(pool_size, participation)
     if size == pool_size:
@@ -249,6 +246,6 @@ def _check_draws(attack: Attack, pool_size: int, count: int, participation: floa
             attack.check_round(size, drawn)
         except SettingError as error:
             raise SettingError(
-                f"{setting} draws {size} of {pool_size} workers, up to {min(count, size)} of them attackers, for"
+                f"model.participation draws {size} of {pool_size} workers, up to {min(count, size)} of them attackers, for"
                 f" which byzantine.attack is not defined: {error}"
             ) from error

@@ -64,6 +64,9 @@ class PoolModule(L.LightningModule, ABC):
     steps: str = "rounds"
     """What a training step is called."""
 
+    participation: float = 1.0
+    """Fraction of the workers that takes part in a round."""
+
     monitored: str
     """The figure of a validation on which ``ReduceLROnPlateau`` looks."""
 
@@ -207,11 +210,6 @@ class PoolModule(L.LightningModule, ABC):
     def episode_sizes(self) -> list[int]:
         """How many workers an episode may have."""
         return [self.pool_size]
-
-    @property
-    def episode_participations(self) -> list[float]:
-        """What fraction of the workers may take part in a round."""
-        return [1.0]
 
     def episode_size(self, episode: int) -> int:
         """How many workers an episode has: all."""

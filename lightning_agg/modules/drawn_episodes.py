@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_agg import flat, seeding
 from lightning_agg.callbacks.base import VALIDATION_EPISODES
-from lightning_agg.data.pool import WorkerPool, participants
+from lightning_agg.data.pool import WorkerPool
 from lightning_agg.errors import require
 from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.curriculum import Curriculum
@@ -29,7 +29,6 @@ class DrawnEpisodes(PoolModule, ABC):
     truncation_length: int
     num_tasks: int
     pool_sizes: list[int]
-    participations: list[float]
     partitioners: list[Partitioner]
     parameter_scaling: float
     tasks: InnerTasks
@@ -40,27 +39,12 @@ class DrawnEpisodes(PoolModule, ABC):
         """How many workers an episode may have."""
         return sorted({*self.pool_sizes, self.pool_size})
 
-    @property
-    def episode_participations(self) -> list[float]:
-        """What fraction of the workers may take part in a round of an episode."""
-        return sorted({*self.participations, 1.0})
-
     def episode_size(self, episode: int) -> int:
         """How many workers an episode has: a function of (seed, episode)."""
         if not self.pool_sizes or episode >= VALIDATION_EPISODES:
             return self.pool_size
         rng = seeding.generator(self.seed, "pool size", step=episode)
         return self.pool_sizes[int(rng.integers(len(self.pool_sizes)))]
-
-    def participants(self, index: int) -> tuple[int, ...]:
-        """The workers of round ``index``, episodes counted in: a function of (seed, index)."""
-        episode = index // STRIDE
-        size = self.episode_size(episode)
-        if not self.participations or episode >= VALIDATION_EPISODES:
-            return tuple(range(size))
-        rng = seeding.generator(self.seed, "participation of episode", step=episode)
-        fraction = self.participations[int(rng.integers(len(self.participations)))]
-        return participants(size, fraction, self.seed, index)
 
     def round_of_episode(self, index: int) -> int:
         """Round ``index`` counted from the beginning of its episode."""

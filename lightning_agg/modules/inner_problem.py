@@ -89,20 +89,15 @@ class PoolProblem(InnerProblem):
         learner = self.learner
         byzantine = learner.byzantine()
         honest = [worker for worker in batch.workers if worker not in byzantine]
-        honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
-        if learner.log_loss:
-            honest_gradient, honest_loss = of_logarithm(honest_gradient, honest_loss)
-        there = learner.participants(batch.round)
         sent = gradients
-        if len(there) < len(batch.workers):
-            rows = list(there)
-            sent, weights = gradients[rows], None if batch.weights is None else batch.weights[rows]
-            batch = RoundBatch(batch.round, there, there, batch.inputs[rows], batch.targets[rows], weights)
         for callback in learner.pool_callbacks():
             sent = callback.on_worker_gradients(learner.trainer, learner, sent, batch)
         for callback in learner.pool_callbacks():
             sent = callback.on_byzantine_gradients(learner.trainer, learner, sent, batch)
         context = learner.server_context(batch.round, lambda: parameters.detach())
+        honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
+        if learner.log_loss:
+            honest_gradient, honest_loss = of_logarithm(honest_gradient, honest_loss)
         if isinstance(scaling, Tensor):
             sent, context = sent * scaling, _scaled(context, scaling)
         attackers = learner.byzantine(batch.round)

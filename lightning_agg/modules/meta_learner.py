@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from itertools import chain, count, product
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from lightning_agg.aggregators.recurrent import Recurrent
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.byzantine_injection import ByzantineInjection
 from lightning_agg.callbacks.episode_curves import EpisodeCurves
-from lightning_agg.data.pool import num_participants
 from lightning_agg.data.samples import Samples
 from lightning_agg.errors import SettingError, require, require_count, require_positive
 from lightning_agg.estimators import Estimator, Replay
@@ -71,8 +70,6 @@ class MetaLearner(DrawnEpisodes):
         num_tasks: Trainings that go on side by side, at different points of their episodes.
         estimator: How the meta-gradient is found; ``Replay`` when null.
         pool_sizes: How many workers a trained episode has, drawn from these: the first ones of the data's; all in validation, and always when null.
-        participations: What fraction of these workers takes part in each round is drawn from these per trained episode; all do in validation, and
-            always when null.
         partitioners: How the training samples are divided is drawn from these per trained episode, and they are divided anew; in
             validation, and always when null, as the data say.
         trust_training: How the judge of an aggregator with ``trust`` learned is trained; as ``TrustTraining`` says when null.
@@ -115,7 +112,6 @@ class MetaLearner(DrawnEpisodes):
         num_tasks: int = 1,
         estimator: Estimator | None = None,
         pool_sizes: list[int] | None = None,
-        participations: list[float] | None = None,
         partitioners: list[Partitioner] | None = None,
         trust_training: TrustTraining | None = None,
         final_loss_only: bool = False,
@@ -170,10 +166,7 @@ class MetaLearner(DrawnEpisodes):
         self.trust_training = None if aggregator.judge is None else trust_training or TrustTraining()
         for size in pool_sizes or []:
             require_count("model.pool_sizes", size, minimum=1)
-        for fraction in participations or []:
-            require(0 < fraction <= 1, f"model.participations must be in (0, 1], got {fraction}.")
         self.pool_sizes = pool_sizes or []
-        self.participations = participations or []
         self.partitioners = partitioners or []
         self._pools = {}
         self.log_loss = log_loss
@@ -197,8 +190,8 @@ class MetaLearner(DrawnEpisodes):
             max(self.pool_sizes, default=0) <= self.pool_size,
             f"model.pool_sizes must be at most data.pool_size (pool_sizes = {self.pool_sizes}, pool_size = {self.pool_size}).",
         )
-        for size, fraction in product(self.episode_sizes, self.episode_participations):
-            self.aggregator.check(num_participants(size, fraction))
+        for size in self.episode_sizes:
+            self.aggregator.check(size)
         require(
             self.trainer.world_size == 1,
             f"trainer.devices must be 1 in MetaLearner, which runs in one process, got {self.trainer.world_size} processes.",

@@ -114,11 +114,6 @@ class ParameterServer(PoolModule):
         self.chunk_size = chunk_size
         self.watch = Watch()
 
-    @property
-    def episode_participations(self) -> list[float]:
-        """What fraction of the workers takes part in a round."""
-        return [self.participation]
-
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
         super().setup(stage)

@@ -96,7 +96,6 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.trust_training.batch_size=4",
         "--model.partitioners=[IID, Dirichlet]",
         "--model.pool_sizes=[3, 6]",
-        "--model.participations=[0.5, 1]",
         "--byzantine.first_round=[0, 5, 12]",
         "--model.optimizer.lr=0.001",
         "--data.rounds_per_epoch=4",
@@ -165,44 +164,6 @@ def test_episodes_may_have_fewer_workers(tmp_path):
     assert shown.tolist() == [learner.episode_size(episode) for episode in episodes]
 
 
-def test_part_of_the_workers_may_take_part(tmp_path):
-    options = [
-        "--model.participations=[0.5, 1]",
-        "--model.pool_sizes=[4, 6]",
-        "--byzantine.num_byzantine=4",
-        "--trainer.max_steps=2",
-    ]
-    cli = run("fit", tmp_path, *SMALL, *options, config=META)
-    learner, sizes, honest_counts = cli.model, set(), set()
-    theta = learner.tasks.theta[0]
-    for episode in range(20):
-        size, drawn = learner.episode_size(episode), set()
-        for step in range(6):
-            received = learner.problem.round(theta, episode, step)
-            workers = received.context.workers
-            taking_part = range(6) if workers is None else workers.tolist()
-            assert len(received.gradients) == len(taking_part)
-            assert set(taking_part) <= set(range(size))
-            drawn.add(tuple(taking_part))
-            honest_counts.add(int(received.honest[list(taking_part)].sum()))
-            # What is descended is the loss of all honest workers of the episode, there or not.
-            learner.participations, sampled = [], learner.participations
-            whole = learner.problem.round(theta, episode, step)
-            learner.participations = sampled
-            assert torch.equal(received.honest_loss, whole.honest_loss)
-            assert torch.equal(received.honest_gradient, whole.honest_gradient)
-            for row, worker in zip(received.gradients, taking_part, strict=True):
-                if received.honest[worker]:
-                    assert torch.equal(row, whole.gradients[worker])
-        assert len(drawn) == 1 or {len(workers) for workers in drawn} == {size // 2}
-        sizes.add((size, len(taking_part)))
-    assert sizes == {(4, 2), (4, 4), (6, 3), (6, 6)}
-    assert 0 in honest_counts
-    assert learner.participants(VALIDATION_EPISODES * STRIDE) == tuple(range(6))
-    present = checkpoint(tmp_path)["state_dict"]["trust_training.present"][:4].sum(2)
-    assert {int(count) for count in present.flatten()} <= {2, 3, 4, 6}
-
-
 def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
     """The shards of an episode are a function of the seed and the episode, whatever was played before."""
     options = ["--model.partitioners=[Dirichlet]", "--trainer.max_steps=1"]
@@ -226,12 +187,6 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
         (["--model.partitioners=[LabelShards]", "--data.batch_size=400"], "data.batch_size must not exceed the smallest shard"),
         (["--model.pool_sizes=[3, 7]"], "model.pool_sizes must be at most data.pool_size (pool_sizes = [3, 7], pool_size = 6)"),
         (["--model.pool_sizes=[0]"], "model.pool_sizes must be an integer of at least 1, got 0"),
-        (["--model.participations=[0.5, 0]"], "model.participations must be in (0, 1], got 0"),
-        (["--model.participations=[0.5, 1.5]"], "model.participations must be in (0, 1], got 1.5"),
-        (
-            ["--model.participations=[0.5]", "--byzantine.attack=ALittleIsEnough", "--byzantine.num_byzantine=3"],
-            "model.participations draws 3 of 6 workers, up to 3 of them attackers, for which byzantine.attack is not defined",
-        ),
         (["--byzantine.first_round=[]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = []"),
         (["--byzantine.first_round=[3, -1]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = [3, -1]"),
     ],

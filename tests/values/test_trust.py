@@ -61,6 +61,7 @@ def by_numpy(rounds):
         public = np.array([cosine(row, gradient) for row in rows])
         summed = np.array([cosine(row, direction) for row in rows])
         others = [sorted(cosine(rows[i], rows[j]) for j in range(m) if j != i) for i in range(m)]
+        others = [[max(values[0], 0.0)] for values in others] if m == 2 else others
         middle = np.array([values[(m - 2) // 2] for values in others])
         latest = np.stack([descents, descents, summed, public, middle], 1)
         for worker, row in zip(workers, latest, strict=True):
