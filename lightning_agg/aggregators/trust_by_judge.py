@@ -72,7 +72,8 @@ def by_judge(
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
     logits, memory = judge(whole, seen.judged, present)
     verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
-    best = verdict[seen.heard > 0].max()
+    judged = present | (seen.verdict < 0)  # who has sent nothing finite so far has not been
+    best = verdict[judged].max()
     if not bool(seen.heard.all()):  # the first rounds may have had none but attackers
         best = best.clamp_min(math.log(EVEN))
     weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)

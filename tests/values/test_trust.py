@@ -317,6 +317,22 @@ def test_who_is_distrusted_counts_for_nothing_among_his_like():
     assert torch.allclose(third.inputs[4] * third.scale, torch.ones(D))
 
 
+def test_whom_the_judge_never_read_of_is_no_measure():
+    """A worker all of whose rows were dropped has been heard, but not judged."""
+    rule = Recurrent(**LEARNED)
+    rule.judge.out.bias.data.fill_(math.log(0.3 / 0.7))
+    rows = torch.stack([torch.ones(D), torch.arange(D).float(), -torch.ones(D)])
+    finite = torch.tensor([True, True, False, True])
+    context = replace(server(None, [0.1, 0.2, 0.3], [1.0] * D), finite=finite, num_dropped=1)
+    found, seen = [], rule.features.unseen(4, rows)
+    for step in range(2):
+        trusted = rule.features.trusted(rows, context, seen, step)
+        found.append((trusted.weights.tolist(), trusted.number.item()))
+        seen = trusted.seen
+    assert seen.heard.tolist() == [2.0] * 4
+    assert found == [([1.0] * 3, 3.0)] * 2
+
+
 def test_before_all_have_been_heard_nobody_need_be_trusted():
     """The first rounds of part of the workers may have no honest one: there, the best is measured by a weight of a half."""
     rule = Recurrent(**LEARNED)
