@@ -21,10 +21,10 @@ from lightning_agg.aggregators.worker_trust import (
     cosines,
     effective_number,
     in_parts_of,
+    of_rows,
     positive,
     public_gradient,
     relative,
-    senders,
     summed,
     toward,
 )
@@ -66,8 +66,7 @@ def by_judge(
     """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them; see :class:`Recurrent`."""
     public = public_gradient(context, num_samples, gradients)
     read, same, seen = evidence(gradients, public, context, seen, step, trial_step, num_samples)
-    sent, finite = senders(context)
-    workers = torch.arange(len(seen.judged), device=gradients.device)[sent][finite]
+    workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
     whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
     logits, memory = judge(whole, seen.judged, present)
@@ -106,14 +105,14 @@ def evidence(
     latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
     decays, worst = rows.new_tensor(SUM_DECAYS), rows.new_tensor(WORST)
     sums = summed(latest, seen.sums, decays, context, worst)
-    sent, finite = senders(context)
-    heard = seen.heard.clone()
-    heard[sent] += 1
+    heard = summed(torch.ones_like(descents), seen.heard, 1.0, context, 1.0)
     # As if all had taken part in as many rounds, and in parts of the best of all.
     most = weight_of_sum(decays, heard.max())
     evened = sums * (most / positive(weight_of_sum(decays, heard[:, None])))
     best = evened[heard > 0].amax(0)
-    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(best, evened[sent][finite]).T
+    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(
+        best, of_rows(evened, context)
+    ).T
     copies, same = copies_and_same(rows)
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     logs = positive(lengths).log()

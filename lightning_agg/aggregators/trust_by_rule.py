@@ -17,10 +17,10 @@ from lightning_agg.aggregators.worker_trust import (
     copies_and_same,
     cosines,
     effective_number,
+    of_rows,
     positive,
     public_gradient,
     relative,
-    senders,
     summed,
     toward,
 )
@@ -57,10 +57,9 @@ class TrustByRule:
     def _trust(self, gradients: Tensor, context: Context, seen: Seen) -> tuple[Tensor, Seen]:
         """Trust in each row's worker, relative to that in the best one, and what the next round needs."""
         if self.trust == "peers":
-            sent, present = senders(context)
             before = None
             if self.trust_decay:
-                before = beyond_margin(seen.trust[sent][present], self.trust_margin)
+                before = beyond_margin(of_rows(seen.trust, context), self.trust_margin)
             latest = agreement(cosines(gradients), before)
         else:
             latest = bounded_descents(gradients, context, self.trial_step, self.num_samples)
@@ -83,5 +82,4 @@ class TrustByRule:
         if not self.trust_decay:
             return latest, total
         total = summed(latest, total, self.trust_decay, context, worst)
-        sent, present = senders(context)
-        return total[sent][present], total
+        return of_rows(total, context), total

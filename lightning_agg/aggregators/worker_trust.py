@@ -68,6 +68,12 @@ def senders(context: Context) -> tuple[Tensor | EllipsisType, Tensor | EllipsisT
     return sent, ... if context.finite is None else context.finite
 
 
+def of_rows(of_workers: Tensor, context: Context) -> Tensor:
+    """What is known of each worker, ``(M, ...)`` -> of those of the rows that are left, ``(m, ...)``."""
+    sent, present = senders(context)
+    return of_workers[sent][present]
+
+
 def beyond_margin(trust: Tensor, margin: float) -> Tensor:
     """What is left of trust ``(M,)`` when this part of the best worker's is taken off."""
     return trust - margin * trust.max().clamp_min(0)
