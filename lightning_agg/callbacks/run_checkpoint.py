@@ -22,17 +22,20 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_rounds: Rounds between two writings of ``last.ckpt``; the last round is always written.
         monitor: Logged value that decides which validation was best; ``best.ckpt`` is not written when null.
-        mode: Whether ``monitor`` should be small or large.
+        mode: Whether ``monitor`` should be small or large; when null, an accuracy should be large, and all else small.
     """
 
     def __init__(
-        self, every_n_rounds: int = 50, monitor: str | None = "val/loss", mode: Literal["min", "max"] = "min"
+        self,
+        every_n_rounds: int = 50,
+        monitor: str | None = "val/loss",
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         require(every_n_rounds >= 1, f"checkpoint.every_n_rounds must be at least 1, got {every_n_rounds}.")
-        require(mode in ("min", "max"), f"checkpoint.mode must be min or max, got {mode!r}.")
+        require(mode in (None, "min", "max"), f"checkpoint.mode must be min, max or null, got {mode!r}.")
         self.every_n_rounds = every_n_rounds
         self.monitor = monitor
-        self.mode = mode
+        self.mode = mode or ("max" if "accuracy" in (monitor or "") else "min")
         self.best_score: float | None = None
         self.folder: Path | None = None
         self._saved_step = -1

@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 GROUPS = ("seed_everything", "model", "data", "byzantine", "noise", "compression")
 KEPT = (
     "seed_everything",
+    "data",
     "data.pool_size",
     "data.partitioner",
     "data.seed",
+    "data.classes",
+    "data.val_size",
+    "data.public_size",
+    "data.test_fraction",
+    "data.standardize",
+    "data.train",
+    "data.test",
     "model.optimizer",
     "model.lr_scheduler",
 )
-"""Settings that a checkpoint holds the state of, or that divide the data: a run that goes on keeps them."""
+"""Settings that a checkpoint holds the state of, or that divide or scale the data: a run that goes on keeps them, and those below them.
+
+With others a sample that was trained on could come into the validation. Where the files lie (``data.root``, ``data.path``) may change.
+"""
 
 EVALUATED = ("seed_everything", "model", "data")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
@@ -113,7 +124,7 @@ class RunRecord(SaveConfigCallback):
         changes = self._changes(EVALUATED)
         if changes:
             rank_zero_warn(
-                f"The run in {self.folder} is evaluated with other settings than it was trained with: {'; '.join(changes)}."
+                f"The run in {self.folder} is evaluated with other settings than it was trained with: {'; '.join(changes.values())}."
                 f" With -c {self.folder}/{self.config_filename} they are its own; another seed splits the data anew."
             )
 
@@ -124,7 +135,7 @@ class RunRecord(SaveConfigCallback):
             SettingError: If one is among them that would not count, or would make another run of it.
         """
         changes = self._changes(GROUPS)
-        kept = [change for change in changes if step > 0 and change.startswith(KEPT)]
+        kept = [told for name, told in changes.items() if step > 0 and _is_kept(name)]
         require(
             not kept,
             f"ckpt_path must be of a run with these settings, to go on with it: {'; '.join(kept)}. Its optimizer, schedule and shards are"
@@ -132,24 +143,24 @@ class RunRecord(SaveConfigCallback):
         )
         if changes:
             rank_zero_warn(
-                f"The run in {self.folder} goes on from round {step} with other settings: {'; '.join(changes)}."
+                f"The run in {self.folder} goes on from round {step} with other settings: {'; '.join(changes.values())}."
             )
 
-    def _changes(self, groups: Iterable[str]) -> list[str]:
-        """Which settings are not those of the run's record, if there is one."""
+    def _changes(self, groups: Iterable[str]) -> dict[str, str]:
+        """What there is to tell of each setting that is not that of the run's record, if there is one."""
         recorded = self._recorded()
         if recorded is None:
-            return []
+            return {}
         present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         before, now = (
             flat_settings({name: value for name, value in config.items() if name in groups})
             for config in (recorded, present)
         )
-        return [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        return {
+            name: f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name)
-        ]
+        }
 
     def _recorded(self) -> dict[str, Any] | None:
         path = None if self.folder is None else self.folder / self.config_filename
@@ -197,6 +208,10 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value if isinstance(value, int | float | str) else str(value)
     return flat
+
+
+def _is_kept(name: str) -> bool:
+    return name in KEPT or any(name.startswith(f"{kept}.") for kept in KEPT if kept != "data")
 
 
 def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:

@@ -106,16 +106,18 @@ def test_validate_and_predict_use_the_last_checkpoint(folder, tmp_path):
     assert accuracy == pytest.approx(float(run("test", tmp_path).trainer.callback_metrics["test/accuracy"]))
 
 
-def test_best_checkpoint_is_that_of_the_best_validation(tmp_path):
+@pytest.mark.parametrize(("monitor", "sign"), [("val/loss", 1), ("val/accuracy", -1)])
+def test_best_checkpoint_is_that_of_the_best_validation(monitor, sign, tmp_path):
     run(
         "fit",
         tmp_path,
         "--trainer.max_steps=40",
         "--trainer.val_check_interval=4",
         "--model.optimizer.lr=0.5",
+        f"--checkpoint.monitor={monitor}",
     )
-    validations = [row for row in metrics(tmp_path) if "val/loss" in row]
-    best = min(validations, key=lambda row: float(row["val/loss"]))
+    validations = [row for row in metrics(tmp_path) if monitor in row]
+    best = min(validations, key=lambda row: sign * float(row[monitor]))
     assert checkpoint(tmp_path, "best")["global_step"] == int(best["step"]) + 1
 
 

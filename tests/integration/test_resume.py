@@ -5,6 +5,7 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from runs import (
@@ -189,6 +190,9 @@ def test_changed_settings_are_told(tmp_path):
         ("--model.optimizer.lr=0.5", "model.optimizer.lr was 0.1 and is 0.5"),
         ("--model.lr_scheduler.step_size=9", "model.lr_scheduler.step_size was 7 and is 9"),
         ("--data.pool_size=12", "data.pool_size was 10 and is 12"),
+        ("--data.val_size=90", "data.val_size was 'None' and is 90"),
+        ("--data.standardize=true", "data.standardize was False and is True"),
+        ("--data.partitioner=ByLabel", "data.partitioner was 'None' and is 'ByLabel'"),
         ("--seed_everything=1", "seed_everything was 0 and is 1"),
     ],
 )
@@ -200,6 +204,22 @@ def test_settings_that_would_not_count_are_refused(option, message, tmp_path):
         run("fit", tmp_path, *schedule, "--trainer.max_steps=4", "--ckpt_path=last", option)
     assert (tmp_path / "version_0" / "config.yaml").read_text() == record
     assert checkpoint(tmp_path)["global_step"] == 2
+
+
+def test_other_data_are_refused(tmp_path):
+    images, labels = np.zeros((400, 1, 8, 8), np.float32), np.arange(400) % 10
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    other = ["--data=ArrayPool", f"--data.path={tmp_path / 'own.npz'}", "--data.rounds_per_epoch=400"]
+    run("fit", tmp_path, "--trainer.max_steps=2")
+    with pytest.raises(SettingError, match="data was 'DigitsPool' and is 'ArrayPool'"):
+        run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", *other)
+
+
+def test_what_does_not_divide_the_data_may_change(tmp_path):
+    run("fit", tmp_path, "--trainer.max_steps=2")
+    with pytest.warns(UserWarning, match="with other settings: data.eval_batch_size was 1000 and is 50"):
+        run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", "--data.eval_batch_size=50")
+    assert checkpoint(tmp_path)["global_step"] == 4
 
 
 def test_another_seed_is_another_run(unbroken, tmp_path):
