@@ -46,6 +46,8 @@ class ALittleIsEnough(LineAttack):
         0.431
     """
 
+    spreads_nonfinite = True
+
     def __init__(
         self,
         z: float | None = None,

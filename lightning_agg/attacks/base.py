@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_agg.aggregators.matrix import finite_rows, sum_is_finite
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.errors import require
 
@@ -28,14 +29,20 @@ class Attack(ABC):
     remembers: bool = False
     """Whether a round depends on the rounds before it."""
 
+    spreads_nonfinite: bool = False
+    """Whether an honest row that is not finite makes what is sent so, or changes nothing: then they are only looked at where that happens.
+
+    It must not remember, as such a round calls :meth:`forward` twice.
+    """
+
     needs_rule: bool = False
     """Whether it must be told the server's aggregator, which not every module does."""
 
     def __call__(self, honest: Tensor, own: Tensor, context: AttackContext | None = None) -> Tensor:
         """Honest rows ``(H, d)`` and the attackers' own honest answers ``(f, d)`` -> rows to send ``(f, d)``.
 
-        Where no worker of the round is honest (H = 0), the attackers take their own answers for the honest
-        ones. Same dtype and device as ``own``, no graph. The rows may be views, of each other and of the
+        Honest rows that are not finite are passed over, as the server drops them. Where none is left (H = 0), the attackers
+        take their own answers for the honest ones. Same dtype and device as ``own``, no graph. The rows may be views, of each other and of the
         arguments: copy them into the pool's matrix before you write to them.
 
         Raises:
@@ -53,10 +60,8 @@ class Attack(ABC):
         if len(own) == 0:
             return own.detach().clone()
         context = (context or AttackContext()).numbered(len(honest), len(own))
-        if len(honest) == 0:
-            honest, context = own, replace(context, honest=context.byzantine)
         with torch.no_grad():
-            rows = self.forward(honest.detach(), own.detach(), context)
+            rows = self._rows(honest.detach(), own.detach(), context)
         require(
             rows.ndim <= 2
             and all(n in (1, m) for n, m in zip(rows.shape[::-1], own.shape[::-1], strict=False)),
@@ -64,6 +69,13 @@ class Attack(ABC):
             f" {tuple(rows.shape)}.",
         )
         return rows.expand_as(own).to(own.dtype)
+
+    def _rows(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
+        if self.spreads_nonfinite and len(honest):
+            rows = self.forward(honest, own, context)
+            if sum_is_finite(rows) or finite_rows(honest) is ...:
+                return rows
+        return self.forward(*_finite(honest, own, context))
 
     @abstractmethod
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
@@ -89,3 +101,14 @@ class Attack(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remember what :meth:`state_dict` gave; with an empty one, forget."""
+
+
+def _finite(honest: Tensor, own: Tensor, context: AttackContext) -> tuple[Tensor, Tensor, AttackContext]:
+    """The arguments of :meth:`Attack.forward` without the honest rows that are not finite."""
+    kept = finite_rows(honest)
+    if kept is ... and len(honest):
+        return honest, own, context
+    if kept is ... or not bool(kept.any()):
+        return own, own, replace(context, honest=context.byzantine)
+    workers = tuple(worker for worker, keep in zip(context.honest, kept.tolist(), strict=True) if keep)
+    return honest[kept], own, replace(context, honest=workers)

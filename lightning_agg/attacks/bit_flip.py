@@ -50,6 +50,8 @@ class BitFlip(Attack):
                 [-2.3058e+19,  1.0000e+00]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(
         self,
         kind: Literal["sign", "bits"] = "sign",

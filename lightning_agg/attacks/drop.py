@@ -21,6 +21,8 @@ class Drop(Attack):
         tensor([[0., 0.]])
     """
 
+    spreads_nonfinite = True
+
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         """One row for all."""
         return own.new_zeros(own.shape[1:])

@@ -43,6 +43,8 @@ class Gaussian(Attack):
         (True, False)
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, std: float = 200.0, shared: bool = False, mean: float = 0.0) -> None:
         require_positive("Gaussian.std", std)
         require(math.isfinite(mean), f"Gaussian.mean must be a finite number, got {mean!r}.")

@@ -34,6 +34,8 @@ class InnerProduct(LineAttack):
         tensor([[-1.0000, -1.5000]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, scale: float = 0.1) -> None:
         require_positive("InnerProduct.scale", scale)
         self.scale = scale

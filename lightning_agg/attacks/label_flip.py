@@ -41,6 +41,8 @@ class LabelFlip(Attack):
         tensor([1, 3, 0])
     """
 
+    spreads_nonfinite = True
+
     def __init__(
         self, source: int | None = None, target: int | None = None, shift: int | None = None
     ) -> None:

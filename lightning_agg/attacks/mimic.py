@@ -62,6 +62,7 @@ class Mimic(Attack):
         self.worker = worker
         self.warmup = warmup
         self.remembers = warmup > 0
+        self.spreads_nonfinite = not self.remembers
         self.load_state_dict({})
 
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
@@ -112,7 +113,7 @@ class Mimic(Attack):
         start = self.direction if self.direction.any() else centred[centred.norm(dim=1).argmax()]
         pull = (centred @ start) @ centred
         length = pull.norm()
-        if length < torch.inf:  # else a row is not finite
+        if length < torch.inf:  # else it overflows
             self.mean = mean
         if 0 < length < torch.inf:
             direction = (1 - weight) * self.direction + weight * pull / length

@@ -38,6 +38,8 @@ class MinMax(LineAttack):
         tensor([[1., 0.]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, perturbation: Perturbation = "std") -> None:
         known = get_args(Perturbation)
         require(

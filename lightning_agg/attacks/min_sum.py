@@ -39,6 +39,8 @@ class MinSum(LineAttack):
         tensor([[1., 0.]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, perturbation: Perturbation = "std", bound: Literal["max", "min"] = "max") -> None:
         known = get_args(Perturbation)
         require(

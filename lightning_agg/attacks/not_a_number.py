@@ -20,6 +20,8 @@ class NotANumber(Attack):
         tensor([[nan, nan]])
     """
 
+    spreads_nonfinite = True
+
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         """One row for all."""
         return own.new_full(own.shape[1:], float("nan"))

@@ -33,6 +33,8 @@ class Reverse(Attack):
                 [-6., -9.]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, scale: float = 3.0) -> None:
         require_positive("Reverse.scale", scale)
         self.scale = scale

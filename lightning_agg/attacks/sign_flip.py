@@ -36,6 +36,8 @@ class SignFlip(Attack):
         tensor([[-2., -3.]])
     """
 
+    spreads_nonfinite = True
+
     def __init__(self, of: Literal["own", "mean"] = "own", scale: float = 1.0) -> None:
         require(of in ("own", "mean"), f"SignFlip.of must be own or mean, got {of!r}.")
         require_positive("SignFlip.scale", scale)

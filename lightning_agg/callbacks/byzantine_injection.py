@@ -1,6 +1,8 @@
 """Makes some workers Byzantine."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -96,33 +98,33 @@ class ByzantineInjection(PoolCallback):
             f"byzantine.val_attack and byzantine.val_num_byzantine must be null in {type(pl_module).__name__}: its"
             " validation has no attackers.",
         )
-        named = {"num_byzantine": self.counts, "val_num_byzantine": self.val_counts}
-        for name, count in ((name, count) for name, counts in named.items() for count in counts):
-            require(
-                count < pool_size,
-                f"byzantine.{name} must be below data.pool_size ({name} = {count}, pool_size = {pool_size}).",
-            )
-            for attack in (*self.attacks, *self.val_attacks) if count else ():
+        for name, counts in (("num_byzantine", self.counts), ("val_num_byzantine", self.val_counts)):
+            for count in counts:
                 require(
-                    pl_module.rounds_in_order or not attack.remembers,
-                    f"byzantine.attack must not remember earlier rounds in {type(pl_module).__name__}, got"
-                    f" {type(attack).__name__} with such settings.",
+                    count < pool_size,
+                    f"byzantine.{name} must be below data.pool_size ({name} = {count}, pool_size = {pool_size}).",
                 )
-                require(
-                    pl_module.tells_rule or not attack.needs_rule,
-                    f"byzantine.attack must be given the aggregator it knows in {type(pl_module).__name__}, which tells attackers of"
-                    f" none, got {type(attack).__name__} without.",
-                )
-                for size in pl_module.episode_sizes:
-                    attack.check(size, in_proportion(count, size, pool_size))
-                _check_draws(attack, pool_size, count, pl_module.participation)
-                # A rule of the attack on the number of classes is told now, not in the middle of a run.
-                attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
+        for setting, attack, count in self._pairs(pl_module.validates_episodes):
+            _check_attack(setting, attack, count, pl_module)
         require(
             pl_module.validates_episodes or len(self.first_rounds) == 1,
             f"byzantine.first_round must be one round in {type(pl_module).__name__}, got {self.first_rounds}.",
         )
         self.on_episode(trainer, pl_module, episode=0)
+
+    def _pairs(self, validates_episodes: bool) -> Iterator[tuple[str, Attack, int]]:
+        """Every attack with every number of attackers, above 0, that it may meet, and the setting that it comes from."""
+        pairs = [("attack", *pair) for pair in product(self.attacks, self.counts)]
+        if validates_episodes:
+            setting = "val_attack" if self.val_attacks else "attack"
+            attacks, counts = self.val_attacks or self.attacks, self.val_counts or self.counts
+            if self.val_attacks and self.val_counts:
+                turns = math.lcm(len(attacks), len(counts))
+                met = [(attacks[turn % len(attacks)], counts[turn % len(counts)]) for turn in range(turns)]
+            else:
+                met = list(product(attacks, counts))
+            pairs += [(setting, *pair) for pair in met]
+        return ((f"byzantine.{setting}", attack, count) for setting, attack, count in pairs if count)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: "PoolModule") -> None:  # type: ignore[override]
         """Tell who attacks, and how: both may have been drawn."""
@@ -236,9 +238,28 @@ def require_one_injection(callbacks: Iterable[Any]) -> None:
     )
 
 
-def _check_draws(attack: Attack, pool_size: int, count: int, participation: float) -> None:
+def _check_attack(setting: str, attack: Attack, count: int, pl_module: "PoolModule") -> None:
+    """Require that ``attack`` is defined in this module, for every number of attackers that may come of ``count``."""
+    module, name = type(pl_module).__name__, type(attack).__name__
+    require(
+        pl_module.rounds_in_order or not attack.remembers,
+        f"{setting} must not remember earlier rounds in {module}, got {name} with such settings.",
+    )
+    require(
+        pl_module.tells_rule or not attack.needs_rule,
+        f"{setting} must be given the aggregator it knows in {module}, which tells attackers of none, got {name} without.",
+    )
+    for size in pl_module.episode_sizes:
+        attack.check(size, in_proportion(count, size, pl_module.pool_size))
+    _check_draws(setting, attack, count, pl_module)
+    # A rule of the attack on the number of classes is told now, not in the middle of a run.
+    attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
+
+
+def _check_draws(setting: str, attack: Attack, count: int, pl_module: "PoolModule") -> None:
     """Require that ``attack`` is defined for every number of attackers that a round's draw of workers may hold."""
-    size = num_participants(pool_size, participation)
+    pool_size = pl_module.pool_size
+    size = num_participants(pool_size, pl_module.participation)
     if size == pool_size:
         return
     for drawn in range(max(1, count - (pool_size - size)), min(count, size) + 1):
@@ -247,5 +268,5 @@ def _check_draws(attack: Attack, pool_size: int, count: int, participation: floa
         except SettingError as error:
             raise SettingError(
                 f"model.participation draws {size} of {pool_size} workers, up to {min(count, size)} of them attackers, for"
-                f" which byzantine.attack is not defined: {error}"
+                f" which {setting} is not defined: {error}"
             ) from error

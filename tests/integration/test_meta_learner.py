@@ -316,6 +316,20 @@ def test_validation_meets_its_own_attacks_in_turn(tmp_path):
     assert (type(injection.attack).__name__, len(injection.byzantine)) == ("SignFlip", 1)
 
 
+def test_an_attack_is_checked_with_the_numbers_that_it_meets(tmp_path):
+    """ALIE without z is not defined for the three of four attackers of the validation, which another attack has."""
+    alie = ["--byzantine.attack=ALittleIsEnough", "--byzantine.attack.z=null", "--byzantine.num_byzantine=1"]
+    cli = run("fit", tmp_path, *EPISODES, *alie, "--trainer.max_steps=1", config=META)
+    assert cli.trainer.global_step == 1
+    alternately = [
+        "--byzantine.val_attack=[ALittleIsEnough, Reverse]",
+        "--byzantine.val_num_byzantine=[1, 3]",
+    ]
+    run("fit", tmp_path, *EPISODES, *alternately, "--trainer.max_steps=1", config=META)
+    with pytest.raises(SettingError, match="ALittleIsEnough"):
+        run("fit", tmp_path, *EPISODES, *alternately, "--byzantine.val_num_byzantine=[3, 1]", "--trainer.max_steps=1", config=META)  # fmt: skip
+
+
 def test_the_learning_rate_follows_its_schedule(tmp_path):
     schedule = [
         "--model.lr_scheduler=CosineAnnealingLR",
@@ -359,6 +373,14 @@ def test_a_plateau_is_seen_by_the_schedule(tmp_path):
         (
             ["--byzantine.attack=null", "--byzantine.num_byzantine=0", "--byzantine.val_attack=Drop"],
             "byzantine.val_attack needs a byzantine.val_num_byzantine above 0",
+        ),
+        (
+            [
+                "--byzantine.val_attack=Mimic",
+                "--byzantine.val_attack.warmup=2",
+                "--byzantine.val_num_byzantine=1",
+            ],
+            "byzantine.val_attack must not remember earlier rounds in MetaLearner, got Mimic",
         ),
         (["--model.horizon=[]"], "model.horizon must be a number or a list of at least one, got []"),
         (["--model.parameter_scaling=11"], "model.parameter_scaling must be from 0 to 10.0, got 11"),

@@ -167,6 +167,22 @@ def test_without_an_honest_row_attackers_know_who_they_are():
     assert seen[1][1:] == ((0, 1, 2), (3, 4))
 
 
+@every
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_honest_row_that_is_not_finite_is_passed_over(case: AttackCase, bad):
+    honest, own = rows(4), rows(3, seed=1)
+    honest[2, 1] = bad
+    left = replace(CONTEXT, honest=(0, 2, 5))
+    expected = case.make()(honest[[0, 1, 3]], own, left)
+    assert bool(expected.isfinite().all()) is case.finite
+    torch.testing.assert_close(case.make()(honest, own, CONTEXT), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_where_no_honest_row_is_finite_attackers_take_their_own():
+    honest, own = torch.full((4, 6), torch.nan), rows(3, seed=1)
+    assert torch.equal(SignFlip(of="mean")(honest, own, CONTEXT), SignFlip(of="mean")(rows(0), own))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
