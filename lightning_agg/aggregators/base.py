@@ -2,20 +2,21 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
 from lightning_agg.errors import SettingError, require
+from lightning_agg.memory import Remembers
 from lightning_agg.precision import full_precision
 
 Equivariance = Literal["columns", "signs", "rotations", "mixed", "linear"]
 
 
-class Aggregator(nn.Module, ABC):
+class Aggregator(Remembers, ABC):
     """Maps the gradients of M workers to the vector that the server's optimizer descends.
 
     To write your own, subclass and define :meth:`forward`; the class is then known to the command line by
@@ -29,8 +30,7 @@ class Aggregator(nn.Module, ABC):
     counts them) and hands the finite rows to :meth:`forward`. If no row is left, or the rows are so large
     that the aggregate overflows, the aggregate is zero: no step is taken.
 
-    Memory belongs in buffers that :meth:`memory` names, registered empty, ``torch.zeros(0)``: they are
-    then restored from a checkpoint whatever their size. A round replaces them and never writes into them.
+    Memory belongs in buffers that :meth:`memory` names, see :class:`~lightning_agg.memory.Remembers`.
     """
 
     num_nonfinite: int = 0
@@ -160,9 +160,10 @@ class Aggregator(nn.Module, ABC):
         """
         self._require(gradients)
         rows, context = drop_nonfinite(gradients, context or NOTHING)
-        shares = torch.zeros(len(gradients), device=gradients.device)
+        shares, memory = torch.zeros(len(gradients), device=gradients.device), self.memory()
         with torch.no_grad(), full_precision(rows):
             share = self.shares(rows.detach(), context) if len(rows) else shares[:0]
+        self._restore(memory)
         if share is None:
             return None
         shares[finite_rows(gradients)] = share.to(shares)
@@ -171,14 +172,6 @@ class Aggregator(nn.Module, ABC):
     def shares(self, gradients: Tensor, context: Context) -> Tensor | None:
         """:meth:`influence` of finite rows; override where it is defined."""
         return None
-
-    def memory(self) -> dict[str, Tensor]:
-        """The buffers that carry state from round to round, by their name in the state dict."""
-        return {}
-
-    def reset(self) -> None:
-        """Forget: the next call is as the first."""
-        self._restore({name: buffer.new_zeros(0) for name, buffer in self.memory().items()})
 
     def finite(self, gradients: Tensor, context: Context | None) -> tuple[Tensor, Context]:
         """The checked matrix without its non-finite rows, and the context that counts them."""
@@ -190,21 +183,6 @@ class Aggregator(nn.Module, ABC):
     def _require(self, gradients: Tensor) -> None:
         require_matrix(gradients)
         self.check(gradients.shape[0])  # len() of a tensor takes longer
-
-    def _restore(self, memory: dict[str, Tensor]) -> None:
-        for name, buffer in memory.items():
-            self._set_memory(name, buffer)
-
-    def _set_memory(self, name: str, buffer: Tensor) -> None:
-        module, _, leaf = name.rpartition(".")
-        setattr(self.get_submodule(module), leaf, buffer)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, buffer in self.memory().items():
-            stored = state_dict.get(prefix + name)
-            if stored is not None and (stored.shape, stored.dtype) != (buffer.shape, buffer.dtype):
-                self._set_memory(name, torch.zeros_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def require_minority(name: str, num_byzantine: int, pool_size: int) -> None:

@@ -28,8 +28,8 @@ class PreAggregated(Aggregator):
               class_path: TrimmedMean
               init_args: {num_byzantine: 3}
 
-    Non-finite rows are dropped before the first step. The memory, the public samples and the rule on the size of
-    the pool are those of ``aggregator``, the last for the number of rows that the steps leave it.
+    Non-finite rows are dropped before the first step. The public samples and the rule on the size of the pool are
+    those of ``aggregator``, the last for the number of rows that the steps leave it; the memory is that of all parts.
 
     Cost: the sum of those of its parts.
 
@@ -101,12 +101,21 @@ class PreAggregated(Aggregator):
         return stands
 
     def memory(self) -> dict[str, Tensor]:
-        """That of the aggregator."""
-        return {f"aggregator.{name}": buffer for name, buffer in self.aggregator.memory().items()}
+        """That of the aggregator and of the steps."""
+        parts = {
+            "aggregator": self.aggregator,
+            **{f"steps.{i}": step for i, step in enumerate(self._steps())},
+        }
+        return {
+            f"{prefix}.{name}": buffer
+            for prefix, part in parts.items()
+            for name, buffer in part.memory().items()
+        }
 
     def reset(self) -> None:
         """Forget: the next call is as the first."""
-        self.aggregator.reset()
+        for part in (self.aggregator, *self._steps()):
+            part.reset()
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The aggregate of the rows that the steps leave."""

@@ -3,22 +3,23 @@
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_agg.aggregators.base import Equivariance
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.linalg import combine
 from lightning_agg.aggregators.matrix import drop_nonfinite, require_matrix, sum_is_finite
+from lightning_agg.memory import Remembers
 from lightning_agg.precision import full_precision
 
 
-class PreAggregator(nn.Module, ABC):
+class PreAggregator(Remembers, ABC):
     """Maps the gradients of M workers, ``(M, d)``, to the rows that an aggregator sees, ``(K, d)``.
 
     To write your own, subclass and define :meth:`weights`, if the rows are weighted sums of those of the
     workers, or else :meth:`forward`; the class is then known to the command line by its class path, as a step
     of ``PreAggregated``. Calling a pre-aggregator checks the matrix and drops the rows that hold a NaN or an
-    infinity.
+    infinity. Memory belongs in buffers that :meth:`memory` names, see :class:`~lightning_agg.memory.Remembers`.
     """
 
     equivariance: Equivariance | None = None

@@ -208,6 +208,36 @@ def test_memory_of_the_aggregator_is_that_of_the_chain() -> None:
     assert torch.equal(restored(honest_rows()), rule()(honest_rows()))
 
 
+class Centring(PreAggregator):
+    """Moves the rows by their last mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(0))
+
+    def memory(self) -> dict[str, torch.Tensor]:
+        return {"last": self.last}
+
+    def weights(self, gradients: torch.Tensor, context: Context) -> torch.Tensor:
+        share = 1.0 if self.last.numel() == 0 else 1 / (1 + float(self.last.norm()))
+        self.last = gradients.mean(0)
+        return share * torch.eye(len(gradients))
+
+
+def test_memory_of_a_step() -> None:
+    first = PreAggregated([NormClipping(5.0), Centring()], Mean())
+    start = first(honest_rows())
+    memory = first.memory()
+    assert list(memory) == ["steps.1.last"]
+    assert first.influence(honest_rows(seed=1)) is not None
+    assert first.memory()["steps.1.last"] is memory["steps.1.last"]
+    restored = PreAggregated([NormClipping(5.0), Centring()], Mean())
+    restored.load_state_dict(first.state_dict())
+    assert torch.equal(restored(honest_rows(seed=1)), first(honest_rows(seed=1)))
+    restored.reset()
+    assert torch.equal(restored(honest_rows()), start)
+
+
 def test_an_overflow_behind_the_steps_leaves_no_memory() -> None:
     class Doubling(PreAggregator):
         def weights(self, gradients: torch.Tensor, context: Context) -> None:
