@@ -17,6 +17,7 @@ from lightning_agg import flat, pretrained
 from lightning_agg.aggregators import CoordinateMedian
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.aggregators.context import Context
+from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.data.pool import RoundBatch, num_participants
 from lightning_agg.errors import require, require_count
@@ -162,7 +163,7 @@ class ParameterServer(PoolModule):
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, or its judge where they hold none (trust learned)."
             )
-        self.watch.begin(self.aggregator)
+        self.watch.begin(self.aggregator, self._attacks())
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round; how long its parts take is told by ``--trainer.profiler simple``."""
@@ -299,7 +300,7 @@ class ParameterServer(PoolModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Warn of a rule that remembers what no checkpoint holds."""
         super().on_save_checkpoint(checkpoint)
-        self.watch.checkpoint(self.aggregator)
+        self.watch.checkpoint(self.aggregator, self._attacks())
 
     def _descend(self, aggregate: Tensor) -> None:
         flat.set_gradients(self.trainable, aggregate)
@@ -310,6 +311,10 @@ class ParameterServer(PoolModule):
     def _honest_rows(self, batch: RoundBatch) -> list[int]:
         byzantine = self.byzantine()
         return [row for row, worker in enumerate(batch.workers) if worker not in byzantine]
+
+    def _attacks(self) -> list[Attack]:
+        found = (getattr(callback, "attack", None) for callback in self.pool_callbacks())
+        return [attack for attack in found if isinstance(attack, Attack)]
 
     def _honest(self) -> list[int]:
         return sorted(set(range(self.pool_size)) - self.byzantine())
