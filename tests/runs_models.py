@@ -1,6 +1,6 @@
 """Models that a user might bring."""
 
-from torch import Tensor, float64, nn
+from torch import Tensor, float64, nn, zeros
 
 
 class Normed(nn.Module):
@@ -107,3 +107,25 @@ class Growing(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         type(self).made += 1
         super().__init__(nn.Flatten(), nn.Linear(64, 4 + self.made), nn.Linear(4 + self.made, num_classes))
+
+
+class Late(nn.Sequential):
+    """Takes the number of classes by name, after something else."""
+
+    def __init__(self, hidden_size: int = 7, num_classes: int = 3) -> None:
+        super().__init__(
+            nn.Flatten(), nn.LazyLinear(hidden_size), nn.ReLU(), nn.Linear(hidden_size, num_classes)
+        )
+
+
+class Counting(nn.Module):
+    """Counts its inputs in a buffer."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.LazyLinear(num_classes)
+        self.register_buffer("seen", zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return self.linear(images.flatten(1))

@@ -7,19 +7,19 @@ from torch.nn.modules.dropout import _DropoutNd
 from lightning_agg.errors import require
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, setting: str = "model.model") -> None:
     """Raise :class:`~lightning_agg.errors.SettingError` if a layer has running statistics or draws random numbers."""
     for name, layer in model.named_modules():
         place = f"layer {name!r} is {type(layer).__name__}" if name else f"it is {type(layer).__name__}"
         require(
             not isinstance(layer, _BatchNorm) and getattr(layer, "running_mean", None) is None,
-            f"model.model must not use batch normalisation ({place}): the workers' running statistics are never"
+            f"{setting} must not use batch normalisation ({place}): the workers' running statistics are never"
             " aggregated, so the server would evaluate another model than the one it trains. Use"
             " torch.nn.GroupNorm.",
         )
         require(
             _dropout(layer) == 0.0,
-            f"model.model must not use dropout ({place}, p = {_dropout(layer)}): it draws from the global random"
+            f"{setting} must not use dropout ({place}, p = {_dropout(layer)}): it draws from the global random"
             " generator, so a run could be neither resumed nor spread over processes exactly. Set p to 0.",
         )
 

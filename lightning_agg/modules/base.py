@@ -86,6 +86,7 @@ class PoolModule(L.LightningModule, ABC):
         self.seed = seeding.run_seed(seed)
         self.automatic_optimization = False
         self._resumed_optimizers: list[str] | None = None
+        self._resumed_memory: dict[str, Tensor] = {}
         self.trained_rounds = 0
         self.validated_rounds = 0
 
@@ -116,6 +117,11 @@ class PoolModule(L.LightningModule, ABC):
             "trainer.strategy must be worker_parallel where there is more than one process: others average .grad in"
             f" backward, which no round calls, and the processes drift apart (strategy = {type(strategy).__name__},"
             f" processes = {self.trainer.world_size}).",
+        )
+        require(
+            getattr(self.trainer.precision_plugin, "scaler", None) is None,
+            "trainer.precision must be bf16-mixed, 32-true or another without a gradient scaler, got 16-mixed: the workers' gradients are"
+            " computed and aggregated as they are.",
         )
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(self.num_threads or self._threads_before)
@@ -156,14 +162,14 @@ class PoolModule(L.LightningModule, ABC):
         optimizer = made_optimizer(make_optimizer, parameters, f"{setting}.optimizer")
         if make_lr_scheduler is None:
             return [optimizer], []
-        with told_of_the_schedule():
+        with told_of_the_schedule(f"{setting}.lr_scheduler"):
             return [optimizer], [make_lr_scheduler(optimizer)]
 
     def advance_schedule(self) -> None:
         """Count a training step."""
         for scheduler in self._schedules():
             if not isinstance(scheduler, ReduceLROnPlateau):
-                with told_of_the_schedule():
+                with told_of_the_schedule("model.lr_scheduler"):
                     scheduler.step()
 
     def advance_plateau(self) -> None:
@@ -275,9 +281,11 @@ class PoolModule(L.LightningModule, ABC):
         self.trained_rounds = int(checkpoint["global_step"])
         self._resumed_optimizers = checkpoint.get("optimizers")
         memory = set(self.resizable())
+        saved = checkpoint.get("state_dict", {})
+        self._resumed_memory = {name: saved[name] for name in memory & saved.keys()}
         expected, stored = (
             {name: "of any size" if name in memory else _shape(t) for name, t in state.items()}
-            for state in (self.state_dict(), checkpoint.get("state_dict", {}))
+            for state in (self.state_dict(), saved)
         )
         for name in sorted(expected.keys() | stored.keys()):
             require(
@@ -300,6 +308,11 @@ class PoolModule(L.LightningModule, ABC):
             f" {', '.join(self._resumed_optimizers or ())} in the checkpoint and {', '.join(here)} here.",
         )
         self._resumed_optimizers = None
+        # Lightning has rounded it since it was loaded: bf16-true.
+        for name, buffer in self._resumed_memory.items():
+            module, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(module), leaf, buffer.to(self.device))
+        self._resumed_memory = {}
 
     def resizable(self) -> list[str]:
         """Names in the state dict whose size is only known once they have been used."""

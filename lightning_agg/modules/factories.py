@@ -1,5 +1,6 @@
 """What settings make: models, optimizers and schedules, each checked as it is made."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,20 +23,21 @@ def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: st
     Raises:
         SettingError: If it cannot be made, is none that a pool can train, or does not fit the sample or the classes.
     """
+    factory: Callable[..., nn.Module] = make
     try:
-        model = make(num_classes)
+        model = factory(num_classes=num_classes) if _names_classes(make) else factory(num_classes)
     except SettingError:
         raise
     except Exception as error:  # whatever a class makes of an argument that it did not expect
         raise SettingError(
-            f"{setting} must be a class of models whose first parameter is the number of classes, and accept"
+            f"{setting} must be a class of models with a parameter num_classes, or whose first one is that number, and accept"
             f" {num_classes}: {type(error).__name__}: {error}"
         ) from error
-    check_model(model)
+    check_model(model, setting)
     name = type(model).__name__
     try:
         output = model(sample)
-        state = torch.get_rng_state()
+        state, buffers = torch.get_rng_state(), {key: value.clone() for key, value in model.named_buffers()}
         model(sample)  # a second time: the first one may have initialised lazy layers
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise SettingError(
@@ -51,7 +53,23 @@ def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: st
         f"{setting} must not draw random numbers; {name} does in its forward pass (dropout?), from the global generator, so a"
         " run could be neither resumed nor spread over processes exactly.",
     )
+    changed = [
+        key
+        for key, value in model.named_buffers()
+        if key not in buffers or not torch.equal(buffers[key], value)
+    ]
+    require(
+        not changed,
+        f"{setting} must not change its buffers in a forward pass; {name} changes {', '.join(changed)}: what workers keep there is"
+        " never aggregated, so one process and several would train other models.",
+    )
     return model
+
+
+def _names_classes(make: ModelFactory) -> bool:
+    """Whether it has a parameter ``num_classes``; behind a setting, its class is among what jsonargparse calls it by."""
+    maker = next(filter(inspect.isclass, getattr(make, "args", ())), make)
+    return "num_classes" in inspect.signature(maker).parameters
 
 
 def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], setting: str) -> Optimizer:
@@ -73,9 +91,9 @@ def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], s
 
 
 @contextmanager
-def told_of_the_schedule() -> Iterator[None]:
-    """Name the setting in what a schedule of torch raises, at once or in a later step."""
+def told_of_the_schedule(setting: str) -> Iterator[None]:
+    """Name ``setting`` in what a schedule of torch raises, at once or in a later step."""
     try:
         yield
     except (ValueError, ZeroDivisionError) as error:
-        raise SettingError(f"model.lr_scheduler must be given values that it accepts: {error}.") from error
+        raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error

@@ -40,7 +40,7 @@ class ParameterServer(PoolModule):
 
     Args:
         aggregator: Makes one ``(d,)`` vector of the ``(M, d)`` gradients.
-        model: Makes the global model for a number of classes: a class whose first parameter is that number.
+        model: Makes the global model for a number of classes: a class with a parameter ``num_classes``, or whose first one is that number.
         optimizer: The server's optimizer, any of ``torch.optim``.
         lr_scheduler: Schedule of its learning rate, stepped once a round (``torch.optim.lr_scheduler.ReduceLROnPlateau``: once a validation, on
             ``val/loss``); constant when null.
@@ -136,6 +136,8 @@ class ParameterServer(PoolModule):
                 self.build_model(factory, "model.worker_models", f"worker model/{kind}")
                 for kind, factory in enumerate(self.make_worker_models)
             ]
+            for model in models:  # not parts of this module, which Lightning converts
+                self.trainer.precision_plugin.convert_module(model)
             self.worker_models = WorkerModels(models, self.model, self.pool_size, self.local_lr)
         size = sum(p.numel() for p in self.trainable.values())
         self.register_buffer("worker_momentum", torch.zeros(self.pool_size if self.momentum else 0, size))

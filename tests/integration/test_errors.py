@@ -5,12 +5,16 @@ import pickle
 import re
 from urllib.error import URLError
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from runs import run
 
-from lightning_agg.data import MNISTPool
+from lightning_agg.aggregators import Mean
+from lightning_agg.data import DigitsPool, MNISTPool
 from lightning_agg.errors import SettingError
+from lightning_agg.modules import ParameterServer
 
 KRUM = ["--model.aggregator=Krum"]
 
@@ -164,20 +168,39 @@ def test_wrong_settings(options, message, tmp_path):
 
 
 def test_models_of_another_kind_are_told(tmp_path):
-    for model, reason in (
-        ("runs_models.NoClasses", "TypeError"),
-        ("torchvision.models.SqueezeNet", "ValueError: Unsupported"),
+    for model, message in (
+        (
+            "runs_models.NoClasses",
+            "must be a class of models with a parameter num_classes, or whose first.*TypeError",
+        ),
+        ("torchvision.models.SqueezeNet", "must not use dropout"),
+        ("runs_models.Counting", "must not change its buffers in a forward pass; Counting changes seen"),
     ):
-        with pytest.raises(
-            SettingError, match=f"model.model must be a class of models whose first.*{reason}"
-        ):
+        with pytest.raises(SettingError, match=f"model.model {message}"):
             run("fit", tmp_path, f"--model.model={model}", "--trainer.max_steps=2")
 
 
-def test_batch_norm_is_refused(tmp_path):
-    options = ["--model.model=runs_models.Normed", "--trainer.max_steps=2"]
-    with pytest.raises(SettingError, match="GroupNorm"):
-        run("fit", tmp_path, *options)
+def test_a_model_may_take_the_number_of_classes_by_name(tmp_path):
+    cli = run("fit", tmp_path, "--model.model=runs_models.Late", "--trainer.max_steps=2")
+    assert [tuple(p.shape) for p in cli.model.model.parameters()] == [(7, 64), (7,), (10, 7), (10,)]
+
+
+@pytest.mark.parametrize("setting", ["model.model", "model.worker_models"])
+def test_batch_norm_is_refused(setting, tmp_path):
+    value = "[runs_models.Normed]" if setting.endswith("s") else "runs_models.Normed"
+    with pytest.raises(SettingError, match=f"{setting} must not use batch.*GroupNorm"):
+        run("fit", tmp_path, f"--{setting}={value}", "--trainer.max_steps=2")
+
+
+def test_a_gradient_scaler_is_refused(tmp_path):
+    """Lightning makes one for 16-mixed on CUDA."""
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    trainer = L.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, default_root_dir=tmp_path, plugins=[precision]
+    )
+    server = ParameterServer(Mean())
+    with pytest.raises(SettingError, match=r"trainer.precision must be bf16-mixed.*got 16-mixed"):
+        trainer.fit(server, datamodule=DigitsPool())
 
 
 def test_a_model_that_draws_random_numbers_is_refused(tmp_path):

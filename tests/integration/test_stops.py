@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import assert_resumes, assert_same_run, checkpoint, metrics, run
+from runs import WORKER_MODELS, assert_resumes, assert_same_run, checkpoint, metrics, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.callbacks import RunCheckpoint
@@ -93,6 +93,22 @@ def test_double_precision_is_resumed_exactly(tmp_path):
     assert_resumes(tmp_path, *options, stop=5, end=9)
     state = checkpoint(tmp_path / "stopped")["state_dict"]
     assert {tensor.dtype for name, tensor in state.items() if "weight" in name} == {torch.float64}
+
+
+def test_memory_of_more_than_half_precision_is_resumed_exactly(tmp_path):
+    clipping = ["--model.aggregator=CenteredClipping", "--model.aggregator.radius=0.1"]
+    options = [*OPTIONS, "--trainer.precision=bf16-true", "--model.momentum=0.9", *clipping]
+    assert_resumes(tmp_path, *options, stop=5, end=9)
+    assert checkpoint(tmp_path / "stopped")["state_dict"]["aggregator.center"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_models_of_the_workers_have_the_precision_of_the_global_one(precision, tmp_path):
+    options = [*OPTIONS, f"--trainer.precision={precision}", f"--model.worker_models={WORKER_MODELS}"]
+    assert_resumes(tmp_path, *options, stop=3, end=5)
+    own = checkpoint(tmp_path / "stopped")["state_dict"]["worker_models.own"]
+    assert own.dtype == {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
+    assert own.any()
 
 
 def test_no_event_is_lost_at_a_checkpoint_or_repeated_after_it(tmp_path):
