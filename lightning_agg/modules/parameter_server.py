@@ -291,7 +291,13 @@ class ParameterServer(PoolModule):
 
     def _context(self, index: int, workers: Sequence[int]) -> Context:
         context = server_context(
-            self.model, self.data.public, partial(flat.flatten, self.trainable), index, self.seed
+            self.model,
+            self.data.public,
+            partial(flat.flatten, self.trainable),
+            index,
+            self.seed,
+            self.local_steps,
+            self.local_lr,
         )
         whole = len(workers) == self.pool_size
         indices = None if whole else torch.tensor(workers, device=self.device)

@@ -29,3 +29,23 @@ def test_public_losses_are_those_of_the_model_at_each_vector(make_model: type[nn
         nn.utils.vector_to_parameters(vector, model.parameters())
         expected.append(F.cross_entropy(model(x), y))
     torch.testing.assert_close(losses, torch.stack(expected))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_server_moves_as_workers_do_in_their_local_steps(steps: int) -> None:
+    torch.manual_seed(0)
+    model = MLP(10)
+    public = Samples(torch.rand(30, 1, 8, 8), torch.randint(0, 10, (30,)))
+    model(torch.zeros(1, 1, 8, 8))
+    start = flat.flatten(flat.trainable(model)).detach()
+    context = server_context(model, public, lambda: start, index=7, seed=3, local_steps=steps, local_lr=0.5)
+    moved = context.public_gradient(12)
+
+    x, y = public.read(torch.from_numpy(seeding.generator(3, "public", step=7).choice(30, 12, replace=False)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    end = flat.flatten(flat.trainable(model)).detach()
+    torch.testing.assert_close(moved, (start - end) / 0.5, rtol=1e-4, atol=1e-6)
