@@ -86,9 +86,9 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
         folder = path.resolve().parent.parent
         step = read_checkpoint(path)["global_step"]
         home = next((version for _, version in versions if version.resolve() == folder), None)
-        return (
-            Run(home, path, step) if home else _claim(Run(root / f"version_{number}", path, step), subcommand)
-        )
+        if home is None:
+            return _claim(Run(root / f"version_{number}", path, step), subcommand)
+        return _going_on(Run(home, path, step), subcommand)
     name = ckpt_path or "last"
     # A test of somebody else's checkpoint has a folder, too, but nothing was trained there.
     trained = [
@@ -99,7 +99,7 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     newest = (trained or [folder for _, folder in versions] or [root / "version_0"])[-1]
     path = newest / "checkpoints" / f"{name}.ckpt"
     if path.is_file():
-        return Run(newest, path, read_checkpoint(path)["global_step"])
+        return _going_on(Run(newest, path, read_checkpoint(path)["global_step"]), subcommand)
     others = [folder / "checkpoints" / f"{name}.ckpt" for folder in reversed(trained)]
     older = next((file for file in others if file.is_file()), None)
     require(
@@ -115,6 +115,23 @@ def locate(root: Path, subcommand: str, ckpt_path: str | None) -> Run:
     # Killed before its first checkpoint: starting over is going on.
     rank_zero_warn(f"There is no {path} yet: training starts from round 0.")
     return Run(newest) if newest.exists() else _claim(Run(newest), subcommand)
+
+
+def _going_on(run: Run, subcommand: str) -> Run:
+    """``run``, of whose later rounds a training from an earlier checkpoint is told that it drops them."""
+    last = run.folder / "checkpoints" / "last.ckpt"
+    if subcommand != "fit" or run.checkpoint is None or not last.is_file() or last.samefile(run.checkpoint):
+        return run
+    try:
+        done = read_checkpoint(last)["global_step"]
+    except SettingError:  # damaged: why one goes on from another
+        return run
+    if done > run.step:
+        rank_zero_warn(
+            f"The run in {run.folder} goes back to round {run.step} of the {done} that it has had: what it logged since then, and"
+            " last.ckpt, will be replaced."
+        )
+    return run
 
 
 def _claim(run: Run, subcommand: str) -> Run:

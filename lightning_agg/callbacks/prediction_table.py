@@ -1,10 +1,13 @@
 """Writes what the model predicts."""
 
 import csv
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_agg.modules.base import PoolModule
 
 
 class PredictionTable(L.Callback):
@@ -27,11 +30,9 @@ class PredictionTable(L.Callback):
         best = outputs["probabilities"].max(dim=1)
         self._rows += zip(outputs["label"].tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: "PoolModule") -> None:  # type: ignore[override]
         """Write the table; every process predicts all samples, the first one writes."""
-        path = (
-            Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
-        )  # broadcast: asked in every process
+        path = pl_module.run_folder / "predictions.csv"  # broadcast: asked in every process
         if not trainer.is_global_zero:
             return
         path.parent.mkdir(parents=True, exist_ok=True)

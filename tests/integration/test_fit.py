@@ -98,7 +98,7 @@ def test_validate_and_predict_use_the_last_checkpoint(folder, tmp_path):
     assert float(value) == float(
         [row for row in metrics(tmp_path) if "val/accuracy" in row][-1]["val/accuracy"]
     )
-    run("predict", tmp_path)
+    run("predict", tmp_path, "--trainer.logger=false")
     with (tmp_path / "version_0" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 360

@@ -25,7 +25,8 @@ def test_refused_settings_leave_no_run(tmp_path):
         run("fit", tmp_path, *refused, "--ckpt_path=last")
     assert [path.name for path in tmp_path.glob("version_*")] == ["version_0"]
     rows = metrics(tmp_path)
-    with pytest.raises(SettingError, match="optimizer"):
+    told = pytest.warns(UserWarning, match="goes back to round 4 of the 6")
+    with told, pytest.raises(SettingError, match="optimizer"):
         run("fit", tmp_path, "--model.optimizer=Adam", "--ckpt_path=best")
     assert metrics(tmp_path) == rows
     assert rows[-1]["step"] == "5"

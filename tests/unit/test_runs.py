@@ -36,6 +36,19 @@ def test_last_and_best_are_those_of_the_newest_run(tmp_path):
     assert locate(tmp_path, "test", None) == locate(tmp_path, "test", "last")
 
 
+def test_going_back_is_told(tmp_path):
+    folder = make(tmp_path, 0, "last", step=9)
+    make(tmp_path / "other", 0, "best", step=4)
+    best = folder / "checkpoints" / "best.ckpt"
+    (tmp_path / "other" / "version_0" / "checkpoints" / "best.ckpt").rename(best)
+    for name in ("best", str(best)):
+        with pytest.warns(UserWarning, match="goes back to round 4 of the 9 that it has had"):
+            assert locate(tmp_path, "fit", name) == Run(folder, best, 4)
+        assert locate(tmp_path, "test", name).step == 4
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
+    assert locate(tmp_path, "fit", "best").step == 4
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     make(tmp_path, 0, "last")
     newest = make(tmp_path, 1)
