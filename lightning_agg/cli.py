@@ -42,7 +42,7 @@ from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
-from lightning_agg.refusals import explained, require_subcommand
+from lightning_agg.refusals import explained, require_subcommand, with_its_file
 from lightning_agg.runs import Run, checkpoint_file, locate, read_checkpoint
 
 LARGEST_SEED = 2**32 - 1
@@ -243,7 +243,8 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
         raise SettingError(f"config must name text files in YAML; one is not: {error}.") from error
     except ArgumentError as error:
         parsers = getattr(parser._subcommands_action, "_name_parser_map", {})
-        raise SettingError(explained(str(error), parsers.get(args[0], parser) if args else parser)) from None
+        told = explained(str(error), parsers.get(args[0], parser) if args else parser)
+        raise SettingError(with_its_file(told, args)) from None
 
 
 def files_first(args: Sequence[str]) -> list[str]:

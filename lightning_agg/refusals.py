@@ -9,8 +9,10 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
@@ -27,6 +29,7 @@ GOT = re.compile(r"(.*)\. Got value: (.*)$")
 TYPES = re.compile(r"Subtypes: \[(.*)\]$")
 CALLABLE = re.compile(r"Type .* expects a function or a callable class: ")
 ARGUMENT = re.compile(r"argument --(\S+): (.*)")
+SECTION = re.compile(r"(?:Subcommand '.*' does not accept option|^Option) '([^']+)'")
 NOISE = re.compile(
     r"Does not validate|Errors:|Given value type: |Expected a path but |Expected a <class '(?:NoneType|list)'>$"
     r"|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict "
@@ -59,14 +62,16 @@ def explained(message: str, parser: ArgumentParser) -> str:
         return "; ".join(_unknown_option(argument, parser) for argument in unknown[1].split())
     if argument := ARGUMENT.match(message):
         return f"{argument[1]}: {argument[2]}."
+    if section := SECTION.search(message):
+        return _unknown_section(section[1], parser)
     reasons = list(_reasons(message))
     if not reasons:
-        return message
+        return _unread(message)
     depth = max(reason.setting.count(".") for reason in reasons)
     deepest = list(dict.fromkeys(r for r in reasons if r.setting.count(".") == depth))
     typed = [r for r in deepest if r.text.startswith("Expected a ") and "dot import" not in r.text]
     others = [_told(r) for r in deepest if r not in typed]
-    if not typed or any("did you mean" in told for told in others):
+    if not typed or any("did you mean" in told or "must be given" in told for told in others):
         return " ".join(dict.fromkeys(others))
     types = " or ".join(dict.fromkeys(_type(reason.text) for reason in typed))
     value = next((reason.value for reason in typed if reason.value), "")
@@ -74,6 +79,33 @@ def explained(message: str, parser: ArgumentParser) -> str:
     if value == "None":
         return f"{typed[0].setting} must be given: {types}."
     return f"{typed[0].setting} must be {types}" + (f", got {value}{hint}." if value else ".")
+
+
+def with_its_file(told: str, args: Sequence[str]) -> str:
+    """``told`` with the configuration file of a command line in which the setting stands that it begins with, if in one and nowhere else."""
+    files = [Path(b or a.partition("=")[2]) for a, b in _config_options(args)]
+    setting = re.match(r"(?:there is no setting )?([\w.]+)", told)
+    if "Problems parsing config" in told:
+        for file in files:
+            try:
+                yaml.safe_load(file.read_text())
+            except yaml.YAMLError as error:
+                return f"config must name files in YAML; {file} is not: {' '.join(str(error).split())}."
+    if setting is None:
+        return told
+    name = setting[1].rpartition(".")[2]
+    has = [file for file in files if re.search(rf"(?:^|[\s{{,-]){name}\s*:", file.read_text(), re.MULTILINE)]
+    typed = any(f".{name}" in argument.partition("=")[0].replace("--", ".") for argument in args)
+    return f"{told} It is in {has[0]}." if len(has) == 1 and not typed else told
+
+
+def _config_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each option that names a file, and its value where that is an argument of its own."""
+    for argument, following in zip(args, [*args[1:], ""], strict=True):
+        if argument in ("-c", "--config"):
+            yield argument, following
+        elif argument.startswith("--config="):
+            yield argument, ""
 
 
 def require_subcommand(given: Sequence[str], known: Sequence[str]) -> None:
@@ -133,13 +165,17 @@ def _told(reason: Reason) -> str:
     text, setting = reason.text, reason.setting
     owner = reason.owner.rpartition(".")[2]
     if name := re.match(r"Expected a dot import path string: (.*)", text):
+        if family := next((f for f in catalog.FAMILIES if name[1] in _names(f)), None):
+            return f"{setting}: {name[1]} is one of the {family}, for {catalog.FAMILIES[family][1]}."
         return f"{setting}: there is no class {name[1]}{_meant(name[1], _class_names())}"
     if name := re.match(r"Option '(.*)' is not accepted", text):
         names = _settings(reason.owner)
         has = f" (it has {', '.join(names)})" if names else ""
         return f"{setting}.{name[1]}: {owner} has no such setting{_meant(name[1], names, has + '.')}"
     if missing := re.match(r"the following arguments are required: (.*)", text):
-        return f"{setting}.{missing[1]} must be given" + (f": {owner} needs it." if owner else ".")
+        names = [f"{setting}.{name}".lstrip(".") for name in missing[1].split(", ")]
+        needs = f": {owner} needs {'it' if len(names) == 1 else 'them'}." if owner else "."
+        return f"{' and '.join(names)} must be given{needs}"
     if base := re.search(r"but (?:.*\.)?(\w+) is abstract", text):
         return f"{setting} must name a class, before its settings: {base[1]} is none that can be made."
     if path := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
@@ -166,6 +202,23 @@ def _unknown_option(argument: str, parser: ArgumentParser) -> str:
     return f"there is no setting {name}{_meant(name, parser._option_string_actions)}"
 
 
+def _unknown_section(name: str, parser: ArgumentParser) -> str:
+    """Of a name in a file; where its first part is none that there is, of that."""
+    known = {action.dest for action in parser._actions}
+    sections = {dest.partition(".")[0] for dest in known}
+    first = name.partition(".")[0]
+    name, known = (name, known) if first in sections else (first, sections)
+    return f"there is no setting {name}{_meant(name, known)}"
+
+
+def _unread(message: str) -> str:
+    """Of a value in which there is nothing to read."""
+    key, value = KEY.match(message.partition("\n")[0]), VALUE.search(message)
+    if key is None or value is None:
+        return message
+    return f"{key[1]} must be a class_path with its init_args, or settings alone, got {value[1]}."
+
+
 def _meant(name: str, names: Iterable[str], otherwise: str = ".") -> str:
     """The end of a sentence: which of ``names`` may have been meant, if one is close."""
     lower = {known.lower(): known for known in names}
@@ -173,10 +226,13 @@ def _meant(name: str, names: Iterable[str], otherwise: str = ".") -> str:
     return f"; did you mean {lower[close[0]]}?" if close else otherwise
 
 
+def _names(family: str) -> set[str]:
+    return {entry["name"] for entry in catalog.entries(family)}
+
+
 def _class_names() -> set[str]:
-    bases = [base for family, (base, _) in catalog.FAMILIES.items() if family != "models"]
-    found = {cls.__name__ for base in [*bases, *OTHERS] for cls in catalog.below(base)}
-    return found | {entry["name"] for entry in catalog.entries("models")}
+    others = {cls.__name__ for base in OTHERS for cls in catalog.below(base)}
+    return others.union(*map(_names, catalog.FAMILIES))
 
 
 def _settings(path: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The trials of a sweep in processes of their own, several at a time."""
 
+import difflib
 import multiprocessing
 import time
 from collections import defaultdict
@@ -9,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_agg.errors import SettingError
+from lightning_agg.errors import SettingError, require
 from lightning_agg.locks import lock
 from lightning_agg.sweep.grid import Trial
 from lightning_agg.sweep.process import begin, visible_devices
@@ -54,7 +55,9 @@ def workers(processes: int) -> Iterator[Executor]:
         ) from None
     except BaseException:
         # A run may take hours, and goes on from its checkpoint another time; told to terminate, a process would take the next one.
-        for process in multiprocessing.active_children():
+        for process in (
+            executor._processes or {}
+        ).values():  # not active_children(): those of the caller go on
             process.kill()
         raise
     finally:
@@ -93,6 +96,18 @@ def measure(
         trial, result = futures[future], future.result()
         results[trial] = result
         value = result.get(score)
+        if value is None and not result.error:
+            _require_known(score, result)
         told = result.error or (f"no {score}" if value is None else f"{score} {value:.4f}")
         print(f"[{count}/{len(futures)}, {time.monotonic() - begun:.0f} s] {trial.name}: {told}", flush=True)
     return results
+
+
+def _require_known(score: str, result: Result) -> None:
+    """Refuse a misspelt value with the first run, and not after all of them; another may be one that not every run logs."""
+    known = sorted(result.fit.keys() | result.test.keys())
+    close = difflib.get_close_matches(score, known, n=1, cutoff=0.8)
+    require(
+        not close,
+        f"score and tune_by must be values that the runs log, got {score!r}; did you mean {' '.join(close)}?",
+    )

@@ -48,6 +48,9 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--model.lr_scheduler=StepLR --model.lr_scheduler.step_sizes=4", "model.lr_scheduler.step_sizes: StepLR has no such setting; did you mean step_size?"),
         ("--model.aggregator=Krum --model.aggregator.num_byzantine=null", "model.aggregator.num_byzantine must be given: an integer."),
         ("--model.aggregator=PreAggregated --model.aggregator.steps=[Bucketing]", "model.aggregator.steps.bucket_size must be given: Bucketing needs it."),
+        ("--model.aggregator=NearestNeighborMixing", "model.aggregator: NearestNeighborMixing is one of the preaggregators, for model.aggregator.steps."),
+        ("--byzantine.attack=Krum", "byzantine.attack: Krum is one of the aggregators, for model.aggregator."),
+        ("--noise.scale=PiecewiseScale", "noise.scale.values and noise.scale.milestones must be given: PiecewiseScale needs them."),
         ("--data.partitioner.alpha=0.1", "data.partitioner must name a class, before its settings: Partitioner is none that can be made."),
     ],
 )  # fmt: skip
@@ -71,7 +74,39 @@ def test_so_is_wrong_yaml(tmp_path, line, told):
         main(["fit", "-c", QUICKSTART, "-c", str(path)])
 
 
-def test_and_a_sweep():
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("modle: {aggregator: Mean}", "there is no setting modle; did you mean model? It is in {}."),
+        ("trainer:\n  max_stepz: 5", "there is no setting trainer.max_stepz; did you mean trainer.max_steps? It is in {}."),
+        ("data: {init_args: {pool_siz: 3}}", "data.pool_siz: DigitsPool has no such setting; did you mean pool_size? It is in {}."),
+        ("model:\n  aggregator: Mean\n  init_args: {momentum: 0.2}", "model must be a class_path with its init_args, or settings alone, got {{"),
+        ("model:\n\taggregator: Mean", "config must name files in YAML; {} is not: while scanning for the next token"),
+    ],
+)  # fmt: skip
+def test_of_a_file_it_is_told_which(tmp_path, text, told):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(SettingError, match=f"^{re.escape(told.format(path))}"):
+        main(["fit", "-c", QUICKSTART, "-c", str(path), "--trainer.max_epochs=1"])
+
+
+def test_a_setting_of_the_command_line_is_in_no_file(tmp_path):
+    path = tmp_path / "right.yaml"
+    path.write_text("data:\n  pool_size: 3\n")
+    with pytest.raises(SettingError, match=r"^data.pool_size must be an integer, got ten\.$"):
+        main(["fit", "-c", QUICKSTART, "-c", str(path), "--data.pool_size=ten"])
+
+
+def test_and_a_sweep(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("axis: {a: [1]}\naxes: {a: [1]}\n")
+    with pytest.raises(
+        SettingError, match=r"^there is no setting axis; did you mean axes\? It is in .*sweep.yaml\.$"
+    ):
+        sweep_main(["-c", str(path)])
+    with pytest.raises(SettingError, match=r"^axes must be given\.$"):
+        sweep_main(["--processes=2"])
     with pytest.raises(SettingError, match=r"^processes must be an integer, got many"):
         sweep_main(["--axes={}", "--processes=many"])
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -208,6 +209,20 @@ def test_a_typing_error_is_told_before_anything_runs(tmp_path):
     with pytest.raises(SettingError, match=r"^Median, seed 0: .*no such setting; did you mean aggregator\?$"):
         sweep(tmp_path / "sweep", axes).run()
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_a_misspelt_score_is_told_with_the_first_run_and_other_processes_go_on(tmp_path):
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        told = r"score .* got 'test/acuracy'; did you mean test/accuracy\?"
+        with pytest.raises(SettingError, match=told):
+            sweep(tmp_path / "sweep", {"byzantine.attack": ["SignFlip", "Drop"]}, score="test/acuracy").run()
+        assert len(list(tmp_path.glob("sweep/runs/*/*/result.json"))) == 1
+        assert other.is_alive()
+    finally:
+        other.kill()
 
 
 @pytest.mark.slow
