@@ -2,6 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -114,21 +116,10 @@ class Aggregator(Remembers, ABC):
 
     def trial(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """What a call would return, without being one: memory and counts stay as they are."""
-        parts = list(self.modules())
-        if any(isinstance(part, Aggregator) and part.hides_memory for part in parts):
+        if any(part.hides_memory for part in self.modules() if isinstance(part, Aggregator)):
             return copy.deepcopy(self)(gradients, context)
-        buffers = [(part, dict(part.named_buffers(recurse=False))) for part in parts]
-        counts = [
-            (part, part.num_nonfinite, part.num_overflows) for part in parts if isinstance(part, Aggregator)
-        ]
-        try:
+        with self._unchanged():
             return self(gradients, context)
-        finally:
-            for part, memory in buffers:
-                for name, buffer in memory.items():
-                    setattr(part, name, buffer)
-            for part, *counted in counts:
-                part.num_nonfinite, part.num_overflows = counted
 
     @abstractmethod
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
@@ -156,14 +147,13 @@ class Aggregator(Remembers, ABC):
         """Share of the aggregate that comes from each row, float32 ``(M,)``, at least 0, at most 1 in total.
 
         For a combination of rows, their weights; for a coordinate-wise rule, the mean over coordinates; 0
-        for a dropped row. ``None`` for a rule that does not define it. Leaves the memory as it is.
+        for a dropped row. ``None`` for a rule that does not define it. Leaves memory and counts as they are.
         """
         self._require(gradients)
         rows, context = drop_nonfinite(gradients, context or NOTHING)
-        shares, memory = torch.zeros(len(gradients), device=gradients.device), self.memory()
-        with torch.no_grad(), full_precision(rows):
+        shares = torch.zeros(len(gradients), device=gradients.device)
+        with self._unchanged(), torch.no_grad(), full_precision(rows):
             share = self.shares(rows.detach(), context) if len(rows) else shares[:0]
-        self._restore(memory)
         if share is None:
             return None
         shares[finite_rows(gradients)] = share.to(shares)
@@ -179,6 +169,23 @@ class Aggregator(Remembers, ABC):
         rows, context = drop_nonfinite(gradients, context or NOTHING)
         self.num_nonfinite = len(gradients) - len(rows)
         return rows, context
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Around what must leave every buffer and count as it is, whether :meth:`memory` names it or not."""
+        parts = list(self.modules())
+        buffers = [(part, dict(part.named_buffers(recurse=False))) for part in parts]
+        counts = [
+            (part, part.num_nonfinite, part.num_overflows) for part in parts if isinstance(part, Aggregator)
+        ]
+        try:
+            yield
+        finally:
+            for part, memory in buffers:
+                for name, buffer in memory.items():
+                    setattr(part, name, buffer)
+            for part, *counted in counts:
+                part.num_nonfinite, part.num_overflows = counted
 
     def _require(self, gradients: Tensor) -> None:
         require_matrix(gradients)

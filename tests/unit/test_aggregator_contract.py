@@ -10,7 +10,8 @@ import torch
 from aggregator_cases import CASES, NUM_BYZANTINE, POOL_SIZE, WIDTH, Case, accepts, context_for, honest_rows
 
 import lightning_agg.aggregators as package
-from lightning_agg.aggregators import Aggregator, Context, External, Krum, Recurrent
+from lightning_agg.aggregators import Aggregator, Context, External, Krum, PreAggregated, Recurrent
+from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
 from lightning_agg.errors import SettingError
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -364,6 +365,25 @@ def test_forward_hooks_see_the_finite_rows_and_the_aggregate(case: Case) -> None
     ((rows, output),) = seen
     assert rows.shape == gradients.shape
     assert torch.equal(output, result)
+
+
+def test_influence_leaves_buffers_that_memory_does_not_name() -> None:
+    """It is asked in the rounds that are logged, and logging must not change the training."""
+
+    class Fading(WeightedAggregator):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("share", torch.ones(()))
+
+        def weights(self, gradients: torch.Tensor, context: Context) -> torch.Tensor:
+            self.share = self.share / 2
+            return self.share * torch.ones(len(gradients)) / len(gradients)
+
+    for rule in (Fading(), PreAggregated([], Fading())):
+        influence = rule.influence(honest_rows())
+        assert influence is not None
+        assert float(influence.sum()) == pytest.approx(0.5)
+        torch.testing.assert_close(rule(honest_rows()), honest_rows().mean(0) / 2)
 
 
 def test_influence_is_none_where_it_is_not_defined() -> None:
