@@ -149,4 +149,7 @@ def _as_bytes(value: Any) -> bytes:
         value = value.get_state()
     if isinstance(value, Tensor):
         return _Tensor(pickle.dumps((value.dtype, value.detach().cpu().flatten().view(torch.uint8).numpy())))
-    return pickle.dumps(value)
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError):  # a list of functions, say, which are no state
+        return b""

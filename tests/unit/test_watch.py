@@ -33,6 +33,7 @@ class Counting(Mean):
         super().__init__()
         self.calls, self.norms, self.table, self.rng = 0, [], np.zeros(2), np.random.default_rng(0)
         self.tensor = self.made_once = None
+        self.functions = [lambda rows: rows]
         self.register_buffer("growing", torch.zeros(0))
 
     def forward(self, gradients, context):
