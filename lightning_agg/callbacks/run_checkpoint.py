@@ -35,7 +35,7 @@ class RunCheckpoint(Checkpoint):
         require(mode in (None, "min", "max"), f"checkpoint.mode must be min, max or null, got {mode!r}.")
         self.every_n_rounds = every_n_rounds
         self.monitor = monitor
-        self.mode = mode or ("max" if "accuracy" in (monitor or "") else "min")
+        self.mode = mode or ("max" if monitor and should_be_large(monitor) else "min")
         self.best_score: float | None = None
         self.folder: Path | None = None
         self._saved_step = -1
@@ -125,6 +125,11 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.barrier("RunCheckpoint")
         if name == "last":
             self._saved_step = trainer.global_step
+
+
+def should_be_large(logged: str) -> bool:
+    """Whether a logged value is one of those that should be large: an accuracy."""
+    return "accuracy" in logged
 
 
 def _has_stopped(callback: EarlyStopping) -> bool:

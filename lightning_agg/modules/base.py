@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -15,7 +16,7 @@ from lightning_agg import seeding
 from lightning_agg.aggregators.base import Aggregator
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import PoolCallback
-from lightning_agg.callbacks.run_checkpoint import RunCheckpoint
+from lightning_agg.callbacks.run_checkpoint import RunCheckpoint, should_be_large
 from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require, require_count
@@ -300,7 +301,7 @@ class PoolModule(L.LightningModule, ABC):
         checkpoint["optimizers"] = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
 
     def on_fit_start(self) -> None:
-        """Refuse the state of another optimizer before it is loaded."""
+        """Refuse the state of another optimizer before it is loaded; warn of what takes a rising accuracy for a failure."""
         here = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
         require(
             self._resumed_optimizers in (None, here),
@@ -313,6 +314,24 @@ class PoolModule(L.LightningModule, ABC):
             module, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(module), leaf, buffer.to(self.device))
         self._resumed_memory = {}
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for setting, told in (
+            *(
+                ("trainer.callbacks", callback)
+                for callback in callbacks
+                if isinstance(callback, EarlyStopping)
+            ),
+            *(
+                ("model.lr_scheduler", schedule)
+                for schedule in self._schedules()
+                if hasattr(schedule, "monitor")
+            ),
+        ):
+            if told.mode == "min" and should_be_large(told.monitor):
+                rank_zero_warn(
+                    f"{setting}.mode should be max where {setting}.monitor is {told.monitor}, got min, Lightning's default:"
+                    f" {type(told).__name__} waits for it to fall."
+                )
 
     def resizable(self) -> list[str]:
         """Names in the state dict whose size is only known once they have been used."""

@@ -65,6 +65,23 @@ def test_what_early_stopping_has_ended_does_not_go_on(tmp_path, capsys):
     assert checkpoint(tmp_path)["global_step"] == 16
 
 
+@pytest.mark.parametrize(
+    ("setting", "watcher"),
+    [
+        ("trainer.callbacks", "--trainer.callbacks+=EarlyStopping"),
+        ("model.lr_scheduler", "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"),
+    ],
+)
+def test_what_waits_for_an_accuracy_to_fall_is_told(setting, watcher, tmp_path, recwarn):
+    accuracy = [*OPTIONS, "--trainer.max_steps=2", watcher, f"--{setting}.monitor=val/accuracy"]
+    run("fit", tmp_path, *accuracy, f"--{setting}.mode=max")
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match=f"{setting}.mode should be max where {setting}.monitor is val/accuracy"
+    ):
+        run("fit", tmp_path, *accuracy)
+
+
 def test_nor_where_it_was_killed_in_that_moment(tmp_path):
     run_until("last", 12, tmp_path, *EARLY)
     run("fit", tmp_path, *EARLY, "--ckpt_path=last")
