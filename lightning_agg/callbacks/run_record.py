@@ -34,11 +34,16 @@ KEPT = (
     "data.test",
     "model.optimizer",
     "model.lr_scheduler",
+    "model.trust_training.optimizer",
+    "model.trust_training.lr_scheduler",
 )
 """Settings that a checkpoint holds the state of, or that divide or scale the data: a run that goes on keeps them, and those below them.
 
 With others a sample that was trained on could come into the validation. Where the files lie (``data.root``, ``data.path``) may change.
 """
+
+PLACES = (".root", ".download")
+"""Endings of settings below them that say where the files lie: ``data.train.root``."""
 
 EVALUATED = ("seed_everything", "model", "data")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
@@ -135,7 +140,7 @@ class RunRecord(SaveConfigCallback):
             SettingError: If one is among them that would not count, or would make another run of it.
         """
         changes = self._changes(GROUPS)
-        kept = [told for name, told in changes.items() if step > 0 and _is_kept(name)]
+        kept = [told for name, told in changes.items() if step > 0 and is_kept(name)]
         require(
             not kept,
             f"ckpt_path must be of a run with these settings, to go on with it: {'; '.join(kept)}. Its optimizer, schedule and shards are"
@@ -210,8 +215,10 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_kept(name: str) -> bool:
-    return name in KEPT or any(name.startswith(f"{kept}.") for kept in KEPT if kept != "data")
+def is_kept(name: str) -> bool:
+    """Whether a run that goes on keeps the setting."""
+    below = any(name.startswith(f"{kept}.") for kept in KEPT if kept != "data")
+    return name in KEPT or (below and not name.endswith(PLACES))
 
 
 def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:

@@ -112,6 +112,14 @@ def test_another_memory_is_no_checkpoint_of_this(trained, tmp_path):
         run("fit", tmp_path, *SMALL, *options, f"--ckpt_path={path}", config=META)
 
 
+def test_another_step_of_the_judge_is_refused(tmp_path):
+    """The checkpoint's optimizer would go on with its own."""
+    run("fit", tmp_path, *SMALL, "--model.trust_training.steps=1", "--trainer.max_steps=1", config=META)
+    options = ["--model.trust_training.optimizer.lr=0.1", "--trainer.max_steps=2", "--ckpt_path=last"]
+    with pytest.raises(SettingError, match=r"model.trust_training.optimizer.lr was .* and is 0.1"):
+        run("fit", tmp_path, *SMALL, "--model.trust_training.steps=1", *options, config=META)
+
+
 def test_attackers_wait_by_the_round_of_their_episode(tmp_path):
     options = ["--byzantine.first_round=[0, 5, 12]", "--byzantine.num_byzantine=4", "--trainer.max_steps=1"]
     cli = run("fit", tmp_path, *SMALL, *options, config=META)

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from lightning_agg.callbacks.run_record import is_kept
 from lightning_agg.errors import SettingError
 from lightning_agg.loggers import ResumableCSVLogger
 from lightning_agg.runs import Run, locate, read_checkpoint
@@ -47,6 +48,27 @@ def test_going_back_is_told(tmp_path):
         assert locate(tmp_path, "test", name).step == 4
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
     assert locate(tmp_path, "fit", "best").step == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("data", True),
+        ("data.test_fraction", True),
+        ("data.partitioner.alpha", True),
+        ("data.train", True),
+        ("data.train.split", True),
+        ("data.train.root", False),
+        ("data.train.download", False),
+        ("data.root", False),
+        ("data.rounds_per_epoch", False),
+        ("model.trust_training.optimizer.lr", True),
+        ("model.trust_training.lr_scheduler", True),
+        ("model.trust_training.steps", False),
+    ],
+)
+def test_what_divides_the_data_and_what_has_a_state_is_kept(name, kept):
+    assert is_kept(name) is kept
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
