@@ -54,6 +54,9 @@ class ResumableTensorBoardLogger(LogsAhead, TensorBoardLogger):  # type: ignore[
 class ResumableCSVLogger(LogsAhead, CSVLogger):
     """Writes ``metrics.csv``; on resume keeps the rows before ``resume_step`` instead of deleting the file.
 
+    Rounds are counted from 0: ``step`` is the round that a row is of, and of a validation in the training the round after which it comes. What
+    ``validate`` and ``test`` log has the number of rounds done instead, which is one more: of 30 rounds the last is 29, and a test of it is at 30.
+
     Args:
         save_dir: Folder of the file.
         resume_step: Rounds done in the checkpoint; ``None`` keeps every row.
