@@ -143,15 +143,17 @@ class PoolDataModule(L.LightningDataModule, ABC):
         self.train = train
         self.pool = self.divided(self.partitioner, self.seed)
 
-    def divided(self, partitioner: Partitioner, seed: int | None) -> WorkerPool:
-        """The workers with the training samples divided by ``partitioner``, ``seed`` counting where it has none.
+    def divided(
+        self, partitioner: Partitioner, seed: int | None, setting: str = "data.partitioner"
+    ) -> WorkerPool:
+        """The workers with the training samples divided by ``partitioner``, that of ``setting``, ``seed`` counting where it has none.
 
         Raises:
             SettingError: If that gives no shard to some worker, or too small a one.
         """
-        told = self._told_to(partitioner)[self.private]
+        told = self._told_to(partitioner, setting)[self.private]
         shards = [self.private[shard] for shard in partitioner(told, self.pool_size, seed)]
-        self._check_shards(partitioner, [len(shard) for shard in shards])
+        self._check_shards(partitioner, [len(shard) for shard in shards], setting)
         return WorkerPool(self.train, shards, self.batch_size, self.seed, self.augment)
 
     def train_dataloader(self) -> Rounds | Windows:
@@ -216,13 +218,13 @@ class PoolDataModule(L.LightningDataModule, ABC):
         )
         return val_size, public_size
 
-    def _told_to(self, partitioner: Partitioner) -> np.ndarray:
+    def _told_to(self, partitioner: Partitioner, setting: str) -> np.ndarray:
         train = self.train
         if not partitioner.by_group:
             return train.labels.cpu().numpy()
         require(
             train.groups is not None,
-            f"data.partitioner must not be {type(partitioner).__name__}: {type(self).__name__} does not say whom a sample"
+            f"{setting} must not be {type(partitioner).__name__}: {type(self).__name__} does not say whom a sample"
             " comes from.",
         )
         assert train.groups is not None
@@ -246,17 +248,17 @@ class PoolDataModule(L.LightningDataModule, ABC):
             "data.standardize must be false where the inputs are indices (int64).",
         )
 
-    def _check_shards(self, partitioner: Partitioner, sizes: list[int]) -> None:
+    def _check_shards(self, partitioner: Partitioner, sizes: list[int], setting: str) -> None:
         require(
             len(sizes) == self.pool_size,
-            f"data.partitioner must give one shard to each of data.pool_size = {self.pool_size} workers, got"
+            f"{setting} must give one shard to each of data.pool_size = {self.pool_size} workers, got"
             f" {len(sizes)} of {type(partitioner).__name__}.",
         )
         worker = int(np.argmin(sizes))
         require(
             self.batch_size == "full" or sizes[worker] >= self.batch_size,
             f"data.batch_size must not exceed the smallest shard (batch_size = {self.batch_size}, worker {worker} has"
-            f" {sizes[worker]} samples): lower it, use full, or raise data.partitioner.min_size.",
+            f" {sizes[worker]} samples of {type(partitioner).__name__}): lower it, use full, or raise {setting}.min_size.",
         )
 
 

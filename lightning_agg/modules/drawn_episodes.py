@@ -16,6 +16,11 @@ from lightning_agg.modules.inner_problem import STRIDE
 from lightning_agg.modules.inner_tasks import InnerTasks
 from lightning_agg.partitioners.base import Partitioner
 
+TRIED = 20
+"""Partitions of each partitioner that are tried before training: the sizes of shards may be drawn."""
+
+PARTITIONERS = "model.partitioners"
+
 
 class DrawnEpisodes(PoolModule, ABC):
     """A module that plays episodes, each of which is a function of (seed, episode): :class:`MetaLearner` has the settings.
@@ -50,6 +55,12 @@ class DrawnEpisodes(PoolModule, ABC):
         """Round ``index`` counted from the beginning of its episode."""
         return index % STRIDE
 
+    def check_partitioners(self) -> None:
+        """Raise :class:`~lightning_agg.errors.SettingError` if a partition of the training samples gives too small a shard."""
+        for partitioner in self.partitioners:
+            for seed in range(TRIED):
+                self.data.divided(partitioner, seed, PARTITIONERS)
+
     def pool(self, episode: int) -> WorkerPool:
         """The workers' data in an episode: a function of (seed, episode)."""
         if not self.partitioners or episode >= VALIDATION_EPISODES:
@@ -59,7 +70,7 @@ class DrawnEpisodes(PoolModule, ABC):
         if known != episode:
             rng = seeding.generator(self.seed, "shards", step=episode)
             partitioner = self.partitioners[int(rng.integers(len(self.partitioners)))]
-            pool = self.data.divided(partitioner, int(rng.integers(1 << 31)))
+            pool = self.data.divided(partitioner, int(rng.integers(1 << 31)), PARTITIONERS)
             self._pools[task] = episode, pool
         return pool
 

@@ -197,6 +197,7 @@ class MetaLearner(DrawnEpisodes):
             f"trainer.devices must be 1 in MetaLearner, which runs in one process, got {self.trainer.world_size} processes.",
         )
         self.check_public_samples(self.aggregator)
+        self.check_partitioners()
         self._check_val_episodes()
         self.data.episodes = self.val_episodes
         self.largest_shown = 1.5 * math.log(self.num_classes)

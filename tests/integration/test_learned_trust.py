@@ -192,7 +192,8 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
     [
         (["--model.aggregator.trust=losses"], "model.trust_training must be null unless model.aggregator.trust is learned"),
         (["--model.trust_training.steps=0"], "model.trust_training.steps must be an integer of at least 1, got 0"),
-        (["--model.partitioners=[LabelShards]", "--data.batch_size=400"], "data.batch_size must not exceed the smallest shard"),
+        (["--model.partitioners=[IID, Dirichlet]", "--data.batch_size=60"], "samples of Dirichlet): lower it, use full, or raise model.partitioners.min_size"),
+        (["--model.partitioners=[ByGroup]"], "model.partitioners must not be ByGroup: DigitsPool does not say whom a sample comes from"),
         (["--model.pool_sizes=[3, 7]"], "model.pool_sizes must be at most data.pool_size (pool_sizes = [3, 7], pool_size = 6)"),
         (["--model.pool_sizes=[0]"], "model.pool_sizes must be an integer of at least 1, got 0"),
         (["--byzantine.first_round=[]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = []"),
