@@ -104,13 +104,22 @@ class Aggregator(Remembers, ABC):
         if torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 return self._aggregate(rows, context)
+        writes = _writes(rows)
         # set_grad_enabled takes half the time of torch.no_grad().
         with torch.set_grad_enabled(False):
             aggregate: Tensor = super().__call__(rows, context)
-        if not isinstance(aggregate, Tensor) or aggregate.shape != rows.shape[1:]:
-            got = tuple(aggregate.shape) if isinstance(aggregate, Tensor) else type(aggregate).__name__
+        if (
+            not isinstance(aggregate, Tensor)
+            or aggregate.shape != rows.shape[1:]
+            or aggregate.dtype != rows.dtype
+        ):
+            got = _form(aggregate) if isinstance(aggregate, Tensor) else type(aggregate).__name__
             raise SettingError(
-                f"{type(self).__name__}.forward must return a torch.Tensor of shape {tuple(rows.shape[1:])}, got {got}."
+                f"{type(self).__name__}.forward must return a torch.Tensor of {_form(rows[0])}, got {got}."
+            )
+        if _writes(rows) != writes:
+            raise SettingError(
+                f"{type(self).__name__}.forward must not write into the gradients, which others read after it, but into a copy."
             )
         return aggregate
 
@@ -123,7 +132,7 @@ class Aggregator(Remembers, ABC):
 
     @abstractmethod
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
-        """Aggregate ``(M, d)`` finite rows to ``(d,)``; called once a round.
+        """Aggregate ``(M, d)`` finite rows to ``(d,)`` of their type, without writing into them; called once a round.
 
         Rules told a number of attackers use ``context.remaining(self.num_byzantine)``: a dropped row was one
         of them.
@@ -190,6 +199,15 @@ class Aggregator(Remembers, ABC):
     def _require(self, gradients: Tensor) -> None:
         require_matrix(gradients)
         self.check(gradients.shape[0])  # len() of a tensor takes longer
+
+
+def _form(values: Tensor) -> str:
+    return f"shape {tuple(values.shape)}, {values.dtype}"
+
+
+def _writes(rows: Tensor) -> int:
+    """How often it has been written into them, which of tensors of inference mode nobody knows."""
+    return 0 if rows.is_inference() else rows._version
 
 
 def require_minority(name: str, num_byzantine: int, pool_size: int) -> None:

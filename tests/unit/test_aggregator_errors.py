@@ -212,12 +212,28 @@ def test_centered_clipping_refuses_another_width() -> None:
 
 
 @pytest.mark.parametrize(
-    "returned", [torch.zeros(1, 3), torch.zeros(5), None], ids=["matrix", "rows", "none"]
+    "returned",
+    [torch.zeros(1, 3), torch.zeros(5), torch.zeros(3, dtype=torch.float64), None],
+    ids=["matrix", "rows", "double", "none"],
 )
-def test_an_aggregate_of_the_wrong_shape_is_told(returned):
+def test_an_aggregate_of_another_form_is_told(returned):
     class Wrong(Mean):
         def forward(self, gradients, context):
             return returned
 
-    with pytest.raises(SettingError, match=r"Wrong.forward must return a torch.Tensor of shape \(3,\), got"):
+    told = r"Wrong.forward must return a torch.Tensor of shape \(3,\), torch.float32, got"
+    with pytest.raises(SettingError, match=told):
         Wrong()(torch.ones(5, 3))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "behind"])
+def test_a_rule_that_writes_into_the_gradients_is_told(inside):
+    class Writing(Mean):
+        def forward(self, gradients, context):
+            return gradients.clamp_(-1, 1).mean(0)
+
+    rule = PreAggregated([], Writing()) if inside else Writing()
+    with pytest.raises(SettingError, match=r"\w+.forward must not write into the gradients"):
+        rule(torch.ones(5, 3))
+    with torch.inference_mode():
+        assert Mean()(torch.ones(5, 3)).tolist() == [1, 1, 1]
