@@ -1,4 +1,4 @@
-"""Model factories: classes whose first argument is the number of classes.
+"""Model factories: classes whose parameter ``num_classes``, or else the first one, is the number of classes.
 
 The shape of the input is not told: lazy layers find it in the first call. Any ``nn.Module`` class of this form
 can be trained; :func:`check_model` tells which layers a pool of workers cannot train. ``Quadratic`` and ``SoftmaxBias``

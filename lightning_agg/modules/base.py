@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_agg import seeding
 from lightning_agg.aggregators.base import Aggregator
@@ -86,6 +86,7 @@ class PoolModule(L.LightningModule, ABC):
         self.num_threads = num_threads
         self.seed = seeding.run_seed(seed)
         self.automatic_optimization = False
+        self._schedules: dict[str, LRScheduler] = {}
         self._resumed_optimizers: list[str] | None = None
         self._resumed_memory: dict[str, Tensor] = {}
         self.trained_rounds = 0
@@ -163,29 +164,27 @@ class PoolModule(L.LightningModule, ABC):
         optimizer = made_optimizer(make_optimizer, parameters, f"{setting}.optimizer")
         if make_lr_scheduler is None:
             return [optimizer], []
-        with told_of_the_schedule(f"{setting}.lr_scheduler"):
-            return [optimizer], [make_lr_scheduler(optimizer)]
+        setting = f"{setting}.lr_scheduler"
+        with told_of_the_schedule(setting):
+            self._schedules[setting] = schedule = make_lr_scheduler(optimizer)
+        return [optimizer], [schedule]
 
     def advance_schedule(self) -> None:
         """Count a training step."""
-        for scheduler in self._schedules():
+        for setting, scheduler in self._schedules.items():
             if not isinstance(scheduler, ReduceLROnPlateau):
-                with told_of_the_schedule("model.lr_scheduler"):
+                with told_of_the_schedule(setting):
                     scheduler.step()
 
     def advance_plateau(self) -> None:
         """Show a validation of the training to a schedule that waits for one."""
-        for scheduler in self._schedules() if self.trainer.state.fn == "fit" else ():
+        for setting, scheduler in self._schedules.items() if self.trainer.state.fn == "fit" else ():
             if isinstance(scheduler, ReduceLROnPlateau):
                 # lightning.pytorch.cli has one that names it.
                 name = getattr(scheduler, "monitor", self.monitored)
-                self._require_logged("model.lr_scheduler.monitor", name)
+                self._require_logged(f"{setting}.monitor", name)
                 if not self.trainer.sanity_checking:
                     scheduler.step(self.trainer.callback_metrics[name])
-
-    def _schedules(self) -> list[Any]:
-        found: Any = self.lr_schedulers()
-        return found if isinstance(found, list) else [] if found is None else [found]
 
     def _require_logged(self, setting: str, name: str) -> None:
         logged = self.trainer.callback_metrics
@@ -315,18 +314,11 @@ class PoolModule(L.LightningModule, ABC):
             setattr(self.get_submodule(module), leaf, buffer.to(self.device))
         self._resumed_memory = {}
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        for setting, told in (
-            *(
-                ("trainer.callbacks", callback)
-                for callback in callbacks
-                if isinstance(callback, EarlyStopping)
-            ),
-            *(
-                ("model.lr_scheduler", schedule)
-                for schedule in self._schedules()
-                if hasattr(schedule, "monitor")
-            ),
-        ):
+        stopping = [("trainer.callbacks", c) for c in callbacks if isinstance(c, EarlyStopping)]
+        waiting: list[tuple[str, Any]] = [
+            (setting, s) for setting, s in self._schedules.items() if hasattr(s, "monitor")
+        ]
+        for setting, told in stopping + waiting:
             if told.mode == "min" and should_be_large(told.monitor):
                 rank_zero_warn(
                     f"{setting}.mode should be max where {setting}.monitor is {told.monitor}, got min, Lightning's default:"

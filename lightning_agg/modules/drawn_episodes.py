@@ -11,7 +11,7 @@ from lightning_agg.data.pool import WorkerPool
 from lightning_agg.errors import require
 from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.curriculum import Curriculum
-from lightning_agg.modules.factories import ModelFactory
+from lightning_agg.modules.factories import ModelFactory, of_classes
 from lightning_agg.modules.inner_problem import STRIDE
 from lightning_agg.modules.inner_tasks import InnerTasks
 from lightning_agg.partitioners.base import Partitioner
@@ -77,7 +77,7 @@ class DrawnEpisodes(PoolModule, ABC):
     def initial_parameters(self, episode: int) -> Tensor:
         """``(d,)`` fresh parameters: a function of (seed, episode)."""
         with seeding.isolated(self.seed, f"model/{episode}"):
-            model = self.make_model(self.num_classes)
+            model = of_classes(self.make_model, self.num_classes)
             model(self.data.example)  # lazy layers
         parameters = flat.flatten(flat.trainable(model))
         size = self.tasks.size

@@ -17,21 +17,39 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 LRSchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
+def of_classes(make: ModelFactory, num_classes: int) -> nn.Module:
+    """The model for so many classes: their number is the parameter ``num_classes``, or else the first one.
+
+    Example:
+        >>> def headed(width: int = 8, num_classes: int = 1000) -> nn.Module:
+        ...     return nn.Linear(width, num_classes)
+        >>> of_classes(headed, 10)
+        Linear(in_features=8, out_features=10, bias=True)
+        >>> of_classes(lambda classes: nn.Linear(8, classes), 10)
+        Linear(in_features=8, out_features=10, bias=True)
+    """
+    parameters = inspect.signature(make).parameters
+    # The command line's factories tell of no parameters, but hold the values of all that are not the first.
+    named = "num_classes" in {*parameters, *getattr(make, "keywords", ())}
+    # torchvision's functions hand keywords on.
+    named |= bool(parameters) and all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters.values())
+    return make(num_classes=num_classes) if named else make(num_classes)  # type: ignore[call-arg]
+
+
 def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: str) -> nn.Module:
     """The model that a setting asks for, tried on ``sample``, a batch of one.
 
     Raises:
         SettingError: If it cannot be made, is none that a pool can train, or does not fit the sample or the classes.
     """
-    factory: Callable[..., nn.Module] = make
     try:
-        model = factory(num_classes=num_classes) if _names_classes(make) else factory(num_classes)
+        model = of_classes(make, num_classes)
     except SettingError:
         raise
     except Exception as error:  # whatever a class makes of an argument that it did not expect
         raise SettingError(
-            f"{setting} must be a class of models with a parameter num_classes, or whose first one is that number, and accept"
-            f" {num_classes}: {type(error).__name__}: {error}"
+            f"{setting} must be a class of models whose parameter num_classes, or else the first one, is the number of classes, and"
+            f" accept {num_classes}: {type(error).__name__}: {error}"
         ) from error
     check_model(model, setting)
     name = type(model).__name__
@@ -64,12 +82,6 @@ def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: st
         " never aggregated, so one process and several would train other models.",
     )
     return model
-
-
-def _names_classes(make: ModelFactory) -> bool:
-    """Whether it has a parameter ``num_classes``; behind a setting, its class is among what jsonargparse calls it by."""
-    maker = next(filter(inspect.isclass, getattr(make, "args", ())), make)
-    return "num_classes" in inspect.signature(maker).parameters
 
 
 def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], setting: str) -> Optimizer:

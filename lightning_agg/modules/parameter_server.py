@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from math import comb
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from lightning_agg.aggregators.context import Context
 from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.data.pool import RoundBatch, num_participants
-from lightning_agg.errors import require, require_count
+from lightning_agg.errors import SettingError, require, require_count
 from lightning_agg.gradients import local_update, worker_gradients
 from lightning_agg.losses import mean_loss
 from lightning_agg.models import MLP
@@ -31,6 +32,9 @@ from lightning_agg.modules.public import server_context
 from lightning_agg.modules.watch import Watch
 from lightning_agg.modules.worker_models import WorkerModels
 
+RARE = 0.01
+"""Share of rounds with more attackers than told that is nothing to tell of."""
+
 
 class ParameterServer(PoolModule):
     """Trains a global model from the gradients that M workers send.
@@ -40,7 +44,7 @@ class ParameterServer(PoolModule):
 
     Args:
         aggregator: Makes one ``(d,)`` vector of the ``(M, d)`` gradients.
-        model: Makes the global model for a number of classes: a class with a parameter ``num_classes``, or whose first one is that number.
+        model: Makes the global model for a number of classes: a class whose parameter ``num_classes``, or else the first one, is that number.
         optimizer: The server's optimizer, any of ``torch.optim``.
         lr_scheduler: Schedule of its learning rate, stepped once a round (``torch.optim.lr_scheduler.ReduceLROnPlateau``: once a validation, on
             ``val/loss``); constant when null.
@@ -118,7 +122,7 @@ class ParameterServer(PoolModule):
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
         super().setup(stage)
-        self.aggregator.check(num_participants(self.pool_size, self.participation))
+        self._check_aggregator()
         self.check_public_samples(self.aggregator)
         self.data.local_steps, self.data.participation = self.local_steps, self.participation
         self.data.episodes = None
@@ -136,13 +140,42 @@ class ParameterServer(PoolModule):
                 self.build_model(factory, "model.worker_models", f"worker model/{kind}")
                 for kind, factory in enumerate(self.make_worker_models)
             ]
-            for model in models:  # not parts of this module, which Lightning converts
-                self.trainer.precision_plugin.convert_module(model)
             self.worker_models = WorkerModels(models, self.model, self.pool_size, self.local_lr)
         size = sum(p.numel() for p in self.trainable.values())
         self.register_buffer("worker_momentum", torch.zeros(self.pool_size if self.momentum else 0, size))
         self.accuracy = MulticlassAccuracy(self.num_classes, average="micro")
         self.confusion = MulticlassConfusionMatrix(self.num_classes)
+
+    def _check_aggregator(self) -> None:
+        """Require that the rule is defined for the workers of a round."""
+        drawn = num_participants(self.pool_size, self.participation)
+        try:
+            self.aggregator.check(drawn)
+        except SettingError as error:
+            if drawn == self.pool_size:
+                raise
+            raise SettingError(
+                f"model.participation draws M = {drawn} of {self.pool_size} workers for a round, for which model.aggregator is"
+                f" not defined: {error}"
+            ) from error
+
+    def _tell_of_draws(self) -> None:
+        """Warn where rounds may hold more attackers than the rule is told of."""
+        told: int | None = getattr(self.aggregator, "num_byzantine", None)
+        size, drawn, f = (
+            self.pool_size,
+            num_participants(self.pool_size, self.participation),
+            len(self.byzantine()),
+        )
+        if told is None or drawn == size:
+            return
+        at_most = sum(comb(f, k) * comb(size - f, drawn - k) for k in range(min(told, drawn) + 1))
+        more = 1 - at_most / comb(size, drawn)
+        if more > RARE:
+            rank_zero_warn(
+                f"model.aggregator.num_byzantine should cover what a round may hold, got {told}: of {drawn} workers drawn of {size}"
+                f" (model.participation = {self.participation}), of whom {f} are Byzantine, more are in {more:.0%} of the rounds."
+            )
 
     def configure_optimizers(self) -> Any:
         """The server's optimizer, and its schedule if there is one."""
@@ -165,6 +198,7 @@ class ParameterServer(PoolModule):
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, or its judge where they hold none (trust learned)."
             )
+        self._tell_of_draws()
         self.watch.begin(self.aggregator, self._attacks())
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
@@ -337,11 +371,11 @@ class ParameterServer(PoolModule):
         influence: Tensor | None,
     ) -> None:
         honest = self._honest_rows(batch)
-        loss = losses[honest or slice(None)].mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=1)
+        # NaN where none is drawn: Lightning would log the last round's again.
+        self.log("train/loss", losses[honest].mean(), prog_bar=True, batch_size=1)
         if not self.logs_round(batch):
             return
-        mean = computed[honest or slice(None)].mean(dim=0)
+        mean = computed[honest].mean(dim=0)
         values: dict[str, Any] = {
             "pool/cosine_to_honest_mean": F.cosine_similarity(aggregate, mean, dim=0),
             "pool/nonfinite_rows": float(self.aggregator.num_nonfinite),

@@ -1,7 +1,7 @@
 """Workers whose models are not the global one, but contain it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,12 @@ class WorkerModels(nn.Module):
         finite = own.isfinite().all(dim=1, keepdim=True)
         self.own[list(workers)] -= torch.where(finite, self.lr * own, 0.0)
         return sent.contiguous()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WorkerModels":
+        for model in self.models:  # they follow the global model to its precision and device
+            model._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def shared_positions(target: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Tensor:

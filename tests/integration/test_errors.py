@@ -42,7 +42,11 @@ KRUM = ["--model.aggregator=Krum"]
             ["--model.aggregator=Zeno", "--model.aggregator.num_byzantine=3", "--data.public_size=5"],
             "data.public_size must be at least the public samples that Zeno needs in a round (public_size = 5",
         ),
-        ([*KRUM, "--model.aggregator.num_byzantine=3", "--model.participation=0.5"], "(f = 3, M = 5)"),
+        (
+            [*KRUM, "--model.aggregator.num_byzantine=3", "--model.participation=0.5"],
+            "model.participation draws M = 5 of 10 workers for a round, for which model.aggregator is not defined: Krum: num_byzantine must"
+            " satisfy 2 f + 2 < M (f = 3, M = 5)",
+        ),
         (
             ["--byzantine.num_byzantine=10"],
             "num_byzantine must be below data.pool_size (num_byzantine = 10, pool_size = 10)",
@@ -167,17 +171,23 @@ def test_wrong_settings(options, message, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_models_of_another_kind_are_told(tmp_path):
-    for model, message in (
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("runs_models.NoClasses", r"must be a class of models whose parameter num_classes, .*TypeError"),
         (
-            "runs_models.NoClasses",
-            "must be a class of models with a parameter num_classes, or whose first.*TypeError",
+            "torchvision.models.ConvNeXt",
+            r"must be a class of models whose parameter num_classes, .*TypeError",
         ),
-        ("torchvision.models.SqueezeNet", "must not use dropout"),
-        ("runs_models.Counting", "must not change its buffers in a forward pass; Counting changes seen"),
-    ):
-        with pytest.raises(SettingError, match=f"model.model {message}"):
-            run("fit", tmp_path, f"--model.model={model}", "--trainer.max_steps=2")
+        # Their first parameters are others: weights to be fetched, a growth rate.
+        ("torchvision.models.resnet18", r"must not use batch normalisation"),
+        ("torchvision.models.DenseNet", r"must not use batch normalisation"),
+        ("runs_models.Counting", r"must not change its buffers in a forward pass; Counting changes seen"),
+    ],
+)
+def test_models_of_another_kind_are_told(model, message, tmp_path):
+    with pytest.raises(SettingError, match=f"model.model {message}"):
+        run("fit", tmp_path, f"--model.model={model}", "--trainer.max_steps=2")
 
 
 def test_a_model_may_take_the_number_of_classes_by_name(tmp_path):

@@ -194,6 +194,8 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
         (["--model.trust_training.steps=0"], "model.trust_training.steps must be an integer of at least 1, got 0"),
         (["--model.partitioners=[IID, Dirichlet]", "--data.batch_size=60"], "samples of Dirichlet): lower it, use full, or raise model.partitioners.min_size"),
         (["--model.partitioners=[ByGroup]"], "model.partitioners must not be ByGroup: DigitsPool does not say whom a sample comes from"),
+        (["--model.trust_training.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.trust_training.lr_scheduler.step_size=0"], "model.trust_training.lr_scheduler must be given values that it accepts"),
+        (["--model.trust_training.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.trust_training.lr_scheduler.monitor=val", "--trainer.val_check_interval=1"], "model.trust_training.lr_scheduler.monitor must be a value logged in validation, got 'val'"),
         (["--model.pool_sizes=[3, 7]"], "model.pool_sizes must be at most data.pool_size (pool_sizes = [3, 7], pool_size = 6)"),
         (["--model.pool_sizes=[0]"], "model.pool_sizes must be an integer of at least 1, got 0"),
         (["--byzantine.first_round=[]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = []"),

@@ -1,5 +1,6 @@
 """Rounds of the server against a plain loop written out by hand."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -247,6 +248,29 @@ def test_a_rule_that_makes_the_step_warns_of_another_one(optimizer):
         UserWarning, match=r"should be SGD without momentum.* got (Adam|SGD with momentum 0.5)\."
     ):
         fit(0, data, aggregator=Recurrent(weights="mnist_rnn_gru"), model=MLP, optimizer=optimizer)
+
+
+def test_rounds_without_an_honest_worker_have_no_honest_figures(tmp_path):
+    """Of 2 workers drawn of 10, of whom 7 are Byzantine, both are in 47 rounds of a hundred."""
+    options = ["--trainer.max_steps=40", "--trainer.log_every_n_steps=1", "--model.gradient_samples=0"]
+    options += ["--model.aggregator=Mean", "--model.participation=0.2", "--byzantine.num_byzantine=7"]
+    cli = run("fit", tmp_path, *options, "--byzantine.attack=NotANumber")
+    rounds = [row for row in metrics(tmp_path) if "pool/nonfinite_rows" in row]
+    honest = [row for row in rounds if float(row["pool/nonfinite_rows"]) < 2]
+    assert len(rounds) == 40
+    assert 10 < len(honest) < 30
+    for name in ("train/loss", "pool/cosine_to_honest_mean"):
+        assert [row for row in rounds if row[name] != "nan"] == honest
+    assert len(cli.model.byzantine()) == 7
+
+
+@pytest.mark.parametrize(("told", "share"), [(1, "50%"), (2, "8%"), (3, None)])
+def test_more_attackers_in_a_round_than_the_rule_is_told_of(told, share, tmp_path):
+    """Of 5 workers drawn of 10, 3 Byzantine: 1, 5, 5, 1 in 12 rounds hold 0 to 3."""
+    rule = ["--model.aggregator=Zeno", f"--model.aggregator.num_byzantine={told}"]
+    options = ["--trainer.max_steps=2", "--model.participation=0.5", "--trainer.val_check_interval=2"]
+    with pytest.warns(UserWarning, match=f"got {told}: .* more are in {share}") if share else nullcontext():
+        run("fit", tmp_path, *options, *rule)
 
 
 def test_attackers_who_wait_have_no_part_of_the_aggregate(tmp_path):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from runs_models import Normed
 from servers import fit
 from torch import nn
 from torch.nn import functional as F
@@ -114,6 +115,16 @@ def test_workers_with_the_global_model_are_as_without():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16)])
+def test_they_have_the_precision_of_the_global_model(precision, dtype):
+    plain, same = server(ROUNDS, precision=precision), server(ROUNDS, small, precision=precision)
+    for a, b in zip(plain.model.parameters(), same.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    mixed = server(ROUNDS, small, wide, deep, precision=precision)
+    assert mixed.worker_models.own.dtype == dtype
+    assert {p.dtype for model in mixed.worker_models.models for p in model.parameters()} == {dtype}
+
+
 def test_a_worker_that_is_not_drawn_keeps_its_own_part():
     begin, trained = server(0, wide, participation=0.4), server(1, wide, participation=0.4)
     moved = (begin.worker_models.own != trained.worker_models.own).any(dim=1)
@@ -137,6 +148,7 @@ def test_an_own_part_that_is_not_finite_is_not_descended():
         ({"worker_models": [lambda classes: MLP(classes, hidden_sizes=[3])]}, "1.weight of shape (4, 64) is not in 1.weight of shape (3, 64)"),
         ({"worker_models": [lambda classes: MLP(classes, hidden_sizes=[])]}, "at least the layers of the global model, got 1"),
         ({"worker_models": [ConvNet]}, "model.worker_models must"),
+        ({"worker_models": [Normed]}, "model.worker_models must not use batch normalisation"),
         ({"worker_models": []}, "model.worker_models must hold a model, or be null, got []"),
         ({"worker_models": [wide], "local_steps": 2}, "model.local_steps must be 1 with model.worker_models, got 2"),
     ],
