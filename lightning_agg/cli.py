@@ -280,6 +280,10 @@ def main(args: ArgsType = None) -> PoolCLI:
     Raises:
         SettingError: If a setting breaks a rule.
     """
+    require(
+        not isinstance(args, str),
+        f"args must be a list of arguments, or a dict of settings, got the text {args!r}.",
+    )
     # Lightning's own affairs, not the user's: a deprecated name it uses, and an advertisement.
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
@@ -298,6 +302,7 @@ def main(args: ArgsType = None) -> PoolCLI:
             "description": "Train with workers you cannot trust.",
             "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list. What is wrong with this machine: lightning-agg doctor",
             "exit_on_error": False,
+            "allow_abbrev": False,
             **{
                 name: {"usage": f"%(prog)s {USAGE}", "exit_on_error": False} for name in PoolCLI.subcommands()
             },

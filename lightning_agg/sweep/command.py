@@ -25,7 +25,10 @@ def main(args: Sequence[str]) -> list[Panel]:
         SystemExit: If a run ended in an error that is not about a setting; after all the others, and their tables.
     """
     parser = jsonargparse.ArgumentParser(
-        prog="lightning-agg sweep", usage="%(prog)s [-c CONFIG] [--SETTING VALUE ...]", exit_on_error=False
+        prog="lightning-agg sweep",
+        usage="%(prog)s [-c CONFIG] [--SETTING VALUE ...]",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", action="config", help="File with the settings below.")
     parser.add_class_arguments(Sweep)

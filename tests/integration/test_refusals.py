@@ -31,6 +31,7 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--model.local_stepz=3", "model.local_stepz: ParameterServer has no such setting; did you mean local_steps?"),
         ("--data.num_workers=2", f"data.num_workers: DigitsPool has no such setting (it has {DIGITS})."),
         ("--trainer.max_stepz=3", "there is no setting --trainer.max_stepz; did you mean --trainer.max_steps?"),
+        ("--trainer.max_step=3", "there is no setting --trainer.max_step; did you mean --trainer.max_steps?"),
         ("--byzantine.atack=Drop", "there is no setting --byzantine.atack; did you mean --byzantine.attack?"),
         ("--model.aggregator.num_byzantine=three", "model.aggregator.num_byzantine must be an integer, got three."),
         ("--data.pool_size=ten", "data.pool_size must be an integer, got ten."),
@@ -109,6 +110,13 @@ def test_and_a_sweep(tmp_path):
         sweep_main(["--processes=2"])
     with pytest.raises(SettingError, match=r"^processes must be an integer, got many"):
         sweep_main(["--axes={}", "--processes=many"])
+
+
+def test_a_text_is_no_command_line():
+    with pytest.raises(
+        SettingError, match=r"args must be a list of arguments, or a dict of settings, got the text 'fit -c a"
+    ):
+        main("fit -c a.yaml")
 
 
 def test_an_unknown_subcommand():
