@@ -131,6 +131,9 @@ class _Writer(ExperimentWriter):
 
 
 def _is_before(row: dict[str, Any], resume_step: int) -> bool:
-    """Whether a row is of what a run that resumes has done; a test's step is the number of rounds done, one more than the last's."""
-    tested = any(value for name, value in row.items() if name.startswith("test/"))
-    return int(row["step"]) < resume_step + tested
+    """Whether a row is of what a run that resumes has done; an evaluation's step is the number of rounds done, one more than the last's."""
+    # Only rows of a training have an epoch.
+    evaluated = row.get("epoch") == "" or any(
+        value and name.startswith("test/") for name, value in row.items()
+    )
+    return int(row["step"]) < resume_step + evaluated

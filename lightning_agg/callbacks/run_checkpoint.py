@@ -97,12 +97,13 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, "last")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best_score": self.best_score}
+        """The best score so far, and of what it is."""
+        return {"best_score": self.best_score, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the best score of the checkpoint."""
-        self.best_score = state_dict["best_score"]
+        """Continue with the best score of the checkpoint, unless it is of another value."""
+        if state_dict.get("monitor", self.monitor) == self.monitor:
+            self.best_score = state_dict["best_score"]
 
     def _keep_best(self, trainer: L.Trainer, monitor: str) -> None:
         score = float(trainer.callback_metrics[monitor])

@@ -128,6 +128,24 @@ def test_models_of_the_workers_have_the_precision_of_the_global_one(precision, t
     assert own.any()
 
 
+def test_the_best_of_another_value_is_no_measure(tmp_path):
+    loss = ["--checkpoint.monitor=val/loss", "--trainer.max_steps=4"]
+    run("fit", tmp_path, *OPTIONS, *loss)
+    assert checkpoint(tmp_path)["callbacks"]["RunCheckpoint"]["best_score"] > 1
+    accuracy = ["--checkpoint.monitor=val/accuracy", "--trainer.max_steps=8", "--ckpt_path=last"]
+    run("fit", tmp_path, *OPTIONS, *accuracy)
+    assert checkpoint(tmp_path, "best")["global_step"] == 8
+
+
+def test_a_row_of_validate_stays(tmp_path):
+    run("fit", tmp_path, *OPTIONS, "--trainer.max_steps=4")
+    run("validate", tmp_path, *OPTIONS)
+    (row,) = [row for row in metrics(tmp_path) if "epoch" not in row]
+    run("fit", tmp_path, *OPTIONS, "--trainer.max_steps=6", "--ckpt_path=last")
+    assert row["step"] == "4"
+    assert [row for row in metrics(tmp_path) if "epoch" not in row] == [row]
+
+
 def test_no_event_is_lost_at_a_checkpoint_or_repeated_after_it(tmp_path):
     options = [*OPTIONS, "--trainer.max_steps=9", "--checkpoint.every_n_rounds=3"]
     run_until("last", 6, tmp_path, *options)
