@@ -127,7 +127,11 @@ class ByzantineInjection(PoolCallback):
         return ((f"byzantine.{setting}", attack, count) for setting, attack, count in pairs if count)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: "PoolModule") -> None:  # type: ignore[override]
-        """Tell who attacks, and how: both may have been drawn."""
+        """Tell who attacks, and how: both may have been drawn; and where nobody does, with an attack given."""
+        if self.attacks and not any([*self.counts, *self.val_counts]):
+            rank_zero_info(
+                f"Byzantine: {type(self.attack).__name__} by nobody, as byzantine.num_byzantine is 0"
+            )
         if pl_module.rounds_in_order and self.byzantine:
             workers = ", ".join(map(str, sorted(self.byzantine)))
             drawn = f", drawn from {len(self.attacks)} attacks" if len(self.attacks) > 1 else ""

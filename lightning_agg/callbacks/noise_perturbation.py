@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_agg import flat, seeding
@@ -67,6 +68,14 @@ class NoisePerturbation(PoolCallback):
             f" {type(self.scale).__name__}.",
         )
         self.scale.check(_num_rounds(trainer, pl_module))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: "PoolModule") -> None:  # type: ignore[override]
+        """Warn of a law without noise."""
+        if self.scale == 0 and self.distribution != "gaussian":
+            rank_zero_warn(
+                f"noise.scale should be above 0 where noise.distribution is set, or there is no noise (scale = {self.scale}, distribution ="
+                f" {self.distribution})."
+            )
 
     def on_worker_gradients(
         self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch

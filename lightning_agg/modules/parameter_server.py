@@ -32,6 +32,8 @@ from lightning_agg.modules.public import server_context
 from lightning_agg.modules.watch import Watch
 from lightning_agg.modules.worker_models import WorkerModels
 
+LOCAL_LR = 0.1
+
 RARE = 0.01
 """Share of rounds with more attackers than told that is nothing to tell of."""
 
@@ -84,7 +86,7 @@ class ParameterServer(PoolModule):
         lr_scheduler: LRSchedulerFactory | None = None,
         momentum: float = 0.0,
         local_steps: int = 1,
-        local_lr: float = 0.1,
+        local_lr: float = LOCAL_LR,
         participation: float = 1.0,
         worker_models: list[ModelFactory] | None = None,
         gradient_samples: int | Literal["full"] = "full",
@@ -182,7 +184,7 @@ class ParameterServer(PoolModule):
         return self.optimize(self.trainable.values(), self.make_optimizer, self.make_lr_scheduler)
 
     def on_fit_start(self) -> None:
-        """Warn of an optimizer or of weights with which the rule is not what it is meant to be."""
+        """Warn of an optimizer or of weights with which the rule is not what it is meant to be, and of a step size without steps."""
         super().on_fit_start()
         (optimizer,) = self.trainer.optimizers
         plain = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
@@ -197,6 +199,11 @@ class ParameterServer(PoolModule):
             rank_zero_warn(
                 "model.aggregator.weights should name trained weights, a file or one of"
                 f" {', '.join(pretrained.names())}: the network is untrained, or its judge where they hold none (trust learned)."
+            )
+        if self.local_lr != LOCAL_LR and self.local_steps == 1 and self.worker_models is None:
+            rank_zero_warn(
+                "model.local_steps should be above 1, or model.worker_models given, where model.local_lr is set, which is for these"
+                f" alone (local_lr = {self.local_lr}, local_steps = 1, worker_models = null)."
             )
         self._tell_of_draws()
         self.watch.begin(self.aggregator, self._attacks())

@@ -286,6 +286,26 @@ def test_an_attack_that_begins_after_the_end_is_told(tmp_path):
         run("fit", tmp_path, "--trainer.max_steps=3", "--byzantine.first_round=3")
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--model.local_lr=0.2", r"model.local_lr is set, .* \(local_lr = 0.2, local_steps = 1,"),
+        (
+            "--noise.distribution=laplace",
+            r"noise.distribution is set, .* \(scale = 0.0, distribution = laplace\)",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_asks_for_is_told(option, told, tmp_path):
+    with pytest.warns(UserWarning, match=told):
+        run("fit", tmp_path, "--trainer.max_steps=1", option)
+
+
+def test_an_attack_of_nobody_is_told(tmp_path, caplog):
+    run("fit", tmp_path, "--trainer.max_steps=1", "--byzantine.num_byzantine=0")
+    assert "Byzantine: Reverse by nobody, as byzantine.num_byzantine is 0" in caplog.text
+
+
 def test_the_bar_names_the_run(tmp_path):
     run("fit", tmp_path, "--trainer.max_steps=1")
     cli = run("fit", tmp_path, "--trainer.max_steps=1")
