@@ -8,7 +8,9 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,10 @@ VALUE = re.compile(r"Given value: (.*)$")
 GOT = re.compile(r"(.*)\. Got value: (.*)$")
 TYPES = re.compile(r"Subtypes: \[(.*)\]$")
 CALLABLE = re.compile(r"Type .* expects a function or a callable class: ")
-ARGUMENT = re.compile(r"argument --(\S+): (.*)")
+ARGUMENT = re.compile(r"argument (?:-\w/)?--(\S+): (.*)")
 SECTION = re.compile(r"(?:Subcommand '.*' does not accept option|^Option) '([^']+)'")
 NOISE = re.compile(
-    r"Does not validate|Errors:|Given value type: |Expected a path but |Expected a <class '(?:NoneType|list)'>$"
+    r"Does not validate|Errors:|Given value type: |Expected a path but |Expected (?:a )?<class '(?:NoneType|list)'>$"
     r"|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict "
 )
 OTHERS = Callback, Optimizer, LRScheduler
@@ -83,29 +85,30 @@ def explained(message: str, parser: ArgumentParser) -> str:
 
 def with_its_file(told: str, args: Sequence[str]) -> str:
     """``told`` with the configuration file of a command line in which the setting stands that it begins with, if in one and nowhere else."""
-    files = [Path(b or a.partition("=")[2]) for a, b in _config_options(args)]
+    files = dict(_config_files(args))
+    for file, text in files.items():
+        try:
+            read = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            return f"config must name files in YAML; {file} is not: {' '.join(str(error).split())}."
+        if not isinstance(read, dict):
+            return f"config must name files of settings by their names; in {file} there are none."
     setting = re.match(r"(?:there is no setting )?([\w.]+)", told)
-    if "Problems parsing config" in told:
-        for file in files:
-            try:
-                yaml.safe_load(file.read_text())
-            except yaml.YAMLError as error:
-                return f"config must name files in YAML; {file} is not: {' '.join(str(error).split())}."
     if setting is None:
         return told
     name = setting[1].rpartition(".")[2]
-    has = [file for file in files if re.search(rf"(?:^|[\s{{,-]){name}\s*:", file.read_text(), re.MULTILINE)]
-    typed = any(f".{name}" in argument.partition("=")[0].replace("--", ".") for argument in args)
+    has = [file for file, text in files.items() if re.search(rf"\b{name}[\"']?\s*:", text)]
+    typed = any(re.split(r"[-.]", argument.partition("=")[0])[-1] == name for argument in args)
     return f"{told} It is in {has[0]}." if len(has) == 1 and not typed else told
 
 
-def _config_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each option that names a file, and its value where that is an argument of its own."""
-    for argument, following in zip(args, [*args[1:], ""], strict=True):
-        if argument in ("-c", "--config"):
-            yield argument, following
-        elif argument.startswith("--config="):
-            yield argument, ""
+def _config_files(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The files that options name, and what is in them; of those that cannot be read jsonargparse tells."""
+    for argument, following in pairwise([*args, ""]):
+        if argument in ("-c", "--config") or argument.startswith("--config="):
+            file = following if "=" not in argument else argument.partition("=")[2]
+            with suppress(OSError):
+                yield file, Path(file).read_text(errors="replace")
 
 
 def require_subcommand(given: Sequence[str], known: Sequence[str]) -> None:

@@ -32,6 +32,9 @@ def main(args: Sequence[str]) -> list[Panel]:
     )
     parser.add_argument("-c", "--config", action="config", help="File with the settings below.")
     parser.add_class_arguments(Sweep)
+    parser.set_defaults(
+        {"axes": {}}
+    )  # so that a misspelt name of them is told, and not that they are missing
     settings = parse(parser, args).as_dict()
     del settings["config"]
     sweep = Sweep(**settings)

@@ -80,8 +80,11 @@ def test_so_is_wrong_yaml(tmp_path, line, told):
     [
         ("modle: {aggregator: Mean}", "there is no setting modle; did you mean model? It is in {}."),
         ("trainer:\n  max_stepz: 5", "there is no setting trainer.max_stepz; did you mean trainer.max_steps? It is in {}."),
+        ("data.pool_siz: 3", "data.pool_siz: DigitsPool has no such setting; did you mean pool_size? It is in {}."),
         ("data: {init_args: {pool_siz: 3}}", "data.pool_siz: DigitsPool has no such setting; did you mean pool_size? It is in {}."),
         ("model:\n  aggregator: Mean\n  init_args: {momentum: 0.2}", "model must be a class_path with its init_args, or settings alone, got {{"),
+        ("", "config must name files of settings by their names; in {} there are none."),
+        ("- model", "config must name files of settings by their names; in {} there are none."),
         ("model:\n\taggregator: Mean", "config must name files in YAML; {} is not: while scanning for the next token"),
     ],
 )  # fmt: skip
@@ -90,6 +93,15 @@ def test_of_a_file_it_is_told_which(tmp_path, text, told):
     path.write_text(f"{text}\n")
     with pytest.raises(SettingError, match=f"^{re.escape(told.format(path))}"):
         main(["fit", "-c", QUICKSTART, "-c", str(path), "--trainer.max_epochs=1"])
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(SettingError, match=r"^config: File does not exist: '.*missing.yaml'$"):
+        main(["fit", "-c", QUICKSTART, "-c", str(tmp_path / "missing.yaml")])
+    with pytest.raises(SettingError, match=r"^config: Path is not a file: "):
+        main(["fit", "-c", str(tmp_path)])
+    with pytest.raises(SettingError, match=r"^config: expected one argument\.$"):
+        main(["fit", "-c"])
 
 
 def test_a_setting_of_the_command_line_is_in_no_file(tmp_path):
@@ -101,13 +113,16 @@ def test_a_setting_of_the_command_line_is_in_no_file(tmp_path):
 
 def test_and_a_sweep(tmp_path):
     path = tmp_path / "sweep.yaml"
-    path.write_text("axis: {a: [1]}\naxes: {a: [1]}\n")
+    path.write_text("axis: {a: [1]}\n")
     with pytest.raises(
         SettingError, match=r"^there is no setting axis; did you mean axes\? It is in .*sweep.yaml\.$"
     ):
         sweep_main(["-c", str(path)])
-    with pytest.raises(SettingError, match=r"^axes must be given\.$"):
-        sweep_main(["--processes=2"])
+    for args in ([], ["--processes=2"]):
+        with pytest.raises(SettingError, match=r"^axes must be at least one axis by name, got \{\}\.$"):
+            sweep_main(args)
+    with pytest.raises(SettingError, match=r"^seeds must be list\[int\], got one\.$"):
+        sweep_main(["--axes={}", "--seeds=one"])
     with pytest.raises(SettingError, match=r"^processes must be an integer, got many"):
         sweep_main(["--axes={}", "--processes=many"])
 
