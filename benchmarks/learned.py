@@ -476,7 +476,7 @@ def trust(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     cases = {
         "MNIST": [
             (0, NO_ATTACK, "IID"),
-            *((number, attack, "IID") for number in (3, 7, 9) for attack in (*ATTACKS, "MinMax")),
+            *((number, attack, "IID") for number in (1, 3, 7, 9) for attack in (*ATTACKS, "MinMax")),
             *((0, NO_ATTACK, shards) for shards in ("Dirichlet(0.3)", "ByLabel")),
             *((3, attack, "Dirichlet(0.3)") for attack in mixed),
         ],

@@ -122,7 +122,7 @@ def scores(name: str, results: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield "Test accuracy in % after 100 rounds, the mean over seeds under the worst attack of the suite (`benchmarks/learned.py attacked`)."
         yield ""
-        numbers = sorted({number for number, _ in accuracies if number in (3, 7, 9)})
+        numbers = sorted({number for number, _ in accuracies if number in (1, 3, 7, 9)})
         yield from header(*(f"{number} of 10 Byzantine" for number in numbers))
         worst = [
             min((statistics.mean(v), a) for (n, a), v in accuracies.items() if n == number)
