@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -237,6 +237,9 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     Raises:
         SettingError: If it does not accept something, or a configuration file is no text.
     """
+    known = get_loader("yaml")
+    # jsonargparse hands what it has read on to the parser of a class in a class, as Python's text of it: null as None.
+    set_loader("yaml", lambda text: None if text == "None" else known(text))
     try:
         return parser.parse_args(list(args))
     except UnicodeDecodeError as error:
@@ -245,6 +248,8 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
         parsers = getattr(parser._subcommands_action, "_name_parser_map", {})
         told = explained(str(error), parsers.get(args[0], parser) if args else parser)
         raise SettingError(with_its_file(told, args)) from None
+    finally:
+        set_loader("yaml", known)
 
 
 def files_first(args: Sequence[str]) -> list[str]:

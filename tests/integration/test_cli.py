@@ -230,6 +230,12 @@ def test_a_test_tells_of_other_settings_than_those_of_the_training(tmp_path):
     run("test", tmp_path, config=own)
 
 
+def test_null_is_none_in_a_class_in_a_class_too(capsys):
+    given = ("--model.aggregator=Recurrent", "--model.aggregator.weights=null")
+    rule = printed(capsys, "fit", "-c", QUICKSTART, *given)["model"]["init_args"]["aggregator"]
+    assert rule["init_args"]["weights"] is None
+
+
 def test_options_win_over_files_wherever_they_stand(capsys):
     before = printed(capsys, "fit", "--trainer.max_steps=7", "-c", QUICKSTART, "--byzantine.num_byzantine=1")
     after = printed(capsys, "fit", "-c", QUICKSTART, "--trainer.max_steps=7", "--byzantine.num_byzantine=1")

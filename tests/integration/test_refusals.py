@@ -47,7 +47,7 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--data=ArrayPool", "data.path must be given: ArrayPool needs it."),
         ("--model.lr_scheduler=StepLR", "model.lr_scheduler.step_size must be given."),
         ("--model.lr_scheduler=StepLR --model.lr_scheduler.step_sizes=4", "model.lr_scheduler.step_sizes: StepLR has no such setting; did you mean step_size?"),
-        ("--model.aggregator=Krum --model.aggregator.num_byzantine=null", "model.aggregator.num_byzantine must be given: an integer."),
+        ("--model.aggregator=Krum --model.aggregator.num_byzantine=null", "model.aggregator.num_byzantine must be given: Krum needs it."),
         ("--model.aggregator=PreAggregated --model.aggregator.steps=[Bucketing]", "model.aggregator.steps.bucket_size must be given: Bucketing needs it."),
         ("--model.aggregator=NearestNeighborMixing", "model.aggregator: NearestNeighborMixing is one of the preaggregators, for model.aggregator.steps."),
         ("--byzantine.attack=Krum", "byzantine.attack: Krum is one of the aggregators, for model.aggregator."),
