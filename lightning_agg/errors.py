@@ -1,7 +1,10 @@
 """The one error for settings that cannot be, and checks that raise it."""
 
+import inspect
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any
 
 
 class SettingError(ValueError):
@@ -45,6 +48,17 @@ def require_choice(name: str, value: object, choices: tuple[object, ...]) -> Non
     """Check that a constructor argument is one of ``choices``, such as ``get_args`` of its ``Literal`` type."""
     known = any(type(value) is type(choice) and value == choice for choice in choices)
     require(known, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def require_method(cls: type, like: Callable[..., Any]) -> None:
+    """Check that a class of the user's own has a method that can be called as ``like``, that of its base."""
+    signature = inspect.signature(getattr(cls, like.__name__))
+    arguments = list(inspect.signature(like).parameters)
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        name = f"{cls.__name__}.{like.__name__}"
+        raise SettingError(f"{name} must take ({', '.join(arguments)}), got {signature}.") from None
 
 
 def _is(kind: type, value: object) -> bool:

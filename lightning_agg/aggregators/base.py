@@ -4,14 +4,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
-from lightning_agg.errors import SettingError, require
+from lightning_agg.errors import SettingError, require, require_method
 from lightning_agg.memory import Remembers
 from lightning_agg.precision import full_precision
 
@@ -71,6 +71,10 @@ class Aggregator(Remembers, ABC):
 
     spreads_nonfinite: bool = False
     """Whether a row that is not finite always makes the aggregate so: then rows are only checked where that happens."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_method(cls, Aggregator.forward)
 
     def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """``(M, d)`` -> ``(d,)``, same dtype and device, without graph; ``gradients`` is never modified.

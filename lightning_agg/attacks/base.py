@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.matrix import finite_rows, sum_is_finite
 from lightning_agg.attacks.context import AttackContext
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_method
 
 
 class Attack(ABC):
@@ -37,6 +37,10 @@ class Attack(ABC):
 
     needs_rule: bool = False
     """Whether it must be told the server's aggregator, which not every module does."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_method(cls, Attack.forward)
 
     def __call__(self, honest: Tensor, own: Tensor, context: AttackContext | None = None) -> Tensor:
         """Honest rows ``(H, d)`` and the attackers' own honest answers ``(f, d)`` -> rows to send ``(f, d)``.

@@ -1,10 +1,11 @@
 """Base class of all partitioners: labels in, one shard of indices per worker out."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_method
 from lightning_agg.seeding import generator, run_seed
 
 Shards = list[np.ndarray]
@@ -31,6 +32,10 @@ class Partitioner(ABC):
         require(min_size >= 1, f"partitioner.min_size must be at least 1, got {min_size}.")
         self.min_size = min_size
         self.seed = seed
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_method(cls, Partitioner.split)
 
     def __call__(self, labels: np.ndarray, pool_size: int, seed: int | None = None) -> Shards:
         """Labels ``(N,)`` -> ``pool_size`` sorted index arrays, each of at least ``min_size``.

@@ -1,6 +1,7 @@
 """Base class of all pre-aggregators: rows of workers in, rows for an aggregator out."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from lightning_agg.aggregators.base import Equivariance
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.linalg import combine
 from lightning_agg.aggregators.matrix import drop_nonfinite, require_matrix, sum_is_finite
+from lightning_agg.errors import require_method
 from lightning_agg.memory import Remembers
 from lightning_agg.precision import full_precision
 
@@ -30,6 +32,11 @@ class PreAggregator(Remembers, ABC):
 
     spreads_nonfinite: bool = False
     """Whether of rows that are not finite some that it makes are not either, as of the same."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_method(cls, PreAggregator.forward)
+        require_method(cls, PreAggregator.weights)
 
     def __call__(self, gradients: Tensor, context: Context | None = None) -> Tensor:
         """``(M, d)`` -> ``(K, d)``, same dtype and device, without graph; ``gradients`` is never modified.

@@ -11,6 +11,7 @@ from lightning_agg.aggregators import (
     CAF,
     CGE,
     SMEA,
+    Aggregator,
     Bulyan,
     CenteredClipping,
     Context,
@@ -31,8 +32,16 @@ from lightning_agg.aggregators import (
     TrimmedMean,
     Zeno,
 )
+from lightning_agg.attacks import Attack
 from lightning_agg.errors import SettingError
-from lightning_agg.preaggregators import AdaptiveClipping, Bucketing, NearestNeighborMixing, NormClipping
+from lightning_agg.partitioners import Partitioner
+from lightning_agg.preaggregators import (
+    AdaptiveClipping,
+    Bucketing,
+    NearestNeighborMixing,
+    NormClipping,
+    PreAggregator,
+)
 
 F = {"num_byzantine": 1}
 
@@ -224,6 +233,21 @@ def test_an_aggregate_of_another_form_is_told(returned):
     told = r"Wrong.forward must return a torch.Tensor of shape \(3,\), torch.float32, got"
     with pytest.raises(SettingError, match=told):
         Wrong()(torch.ones(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [(Aggregator, "forward"), (PreAggregator, "weights"), (Attack, "forward"), (Partitioner, "split")],
+)
+def test_a_method_that_cannot_be_called_is_told_with_its_class(base, method):
+    def own(self, rows):
+        return rows
+
+    with pytest.raises(
+        SettingError, match=rf"^Mine\.{method} must take \(self, \w+, .*\), got \(self, rows\)\.$"
+    ):
+        type("Mine", (base,), {method: own})
+    type("Mine", (base,), {method: lambda self, *rows: rows})
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "behind"])
