@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
@@ -239,7 +240,7 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     """
     known = get_loader("yaml")
     # jsonargparse hands what it has read on to the parser of a class in a class, as Python's text of it: null as None.
-    set_loader("yaml", lambda text: None if text == "None" else known(text))
+    set_loader("yaml", lambda text: None if text == "None" else known(text), (yaml.YAMLError,))
     try:
         return parser.parse_args(list(args))
     except UnicodeDecodeError as error:
@@ -249,7 +250,7 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
         told = explained(str(error), parsers.get(args[0], parser) if args else parser)
         raise SettingError(with_its_file(told, args)) from None
     finally:
-        set_loader("yaml", known)
+        set_loader("yaml", known, (yaml.YAMLError,))
 
 
 def files_first(args: Sequence[str]) -> list[str]:
