@@ -117,18 +117,19 @@ class PoolCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            told: BaseException | None = error
-            while told is not None and not isinstance(
-                told, SettingError | ImportError | OSError | RuntimeError
-            ):
-                told = told.__cause__ or told.__context__
+            chain: list[BaseException] = [error]
+            while following := chain[-1].__cause__ or chain[-1].__context__:
+                chain.append(following)
+            known = SettingError | ImportError | OSError | RuntimeError
+            told = next((link for link in chain if isinstance(link, known)), chain[-1])
             if isinstance(told, ImportError):
                 told = SettingError(f"class_path must name a class whose packages are installed: {told}.")
-            if isinstance(told, OSError | RuntimeError):  # of a data set whose files are not there, say
+            # Of a data set whose files are not there, say, or of a class of others.
+            elif type(told) is ValueError or isinstance(told, OSError | RuntimeError):
                 told = SettingError(
                     f"init_args must be settings that the class accepts: {type(told).__name__}: {told}"
                 )
-            raise told or error from None
+            raise told from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the Trainer with the run's own loggers, and settle where the run lives and what it starts from."""

@@ -179,12 +179,13 @@ def _told(reason: Reason) -> str:
         names = [f"{setting}.{name}".lstrip(".") for name in missing[1].split(", ")]
         needs = f": {owner} needs {'it' if len(names) == 1 else 'them'}." if owner else "."
         return f"{' and '.join(names)} must be given{needs}"
-    if base := re.search(r"but (?:.*\.)?(\w+) is abstract", text):
-        return f"{setting} must name a class, before its settings: {base[1]} is none that can be made."
-    if path := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
-        peer = path[2] == "Aggregator" and path[1].partition(".")[0] in PEERS
-        hint = f"; a rule of another library: --{setting} External --{setting}.rule {path[1]}" if peer else ""
-        return f"{setting}: {path[1]} is no {path[2]}{hint}."
+    if base := re.search(r"but (?:(?:.*\.)?(\w+) )?is abstract", text):
+        return f"{setting} must name a class, before its settings: {base[1] or reason.value} is none that can be made."
+    if path := re.match(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", text):
+        given = path[1] or reason.value
+        peer = path[2] == "Aggregator" and given.partition(".")[0] in PEERS
+        hint = f"; a rule of another library: --{setting} External --{setting}.rule {given}" if peer else ""
+        return f"{setting}: {given} is no {path[2]}{hint}."
     if text.startswith("No module named"):
         return f"{setting}: {reason.owner} cannot be imported: {text}."
     return f"{setting}: {text}"

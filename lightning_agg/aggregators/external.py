@@ -76,10 +76,11 @@ class External(Aggregator):
         try:
             aggregate = self.rule(gradients.clone())
         except Exception as error:
-            raise SettingError(f"External.rule: {seen} failed: {type(error).__name__}: {error}") from error
+            told = " ".join(str(error).split())
+            raise SettingError(f"External.rule: {seen} failed: {type(error).__name__}: {told}") from error
         shape = tuple(gradients.shape[1:])
         is_vector = isinstance(aggregate, Tensor) and aggregate.shape == shape
-        found = tuple(aggregate.shape) if isinstance(aggregate, Tensor) else repr(aggregate)
+        found = tuple(aggregate.shape) if isinstance(aggregate, Tensor) else type(aggregate).__name__
         require(is_vector, f"External.rule: {seen} must return a tensor of shape {shape}, got {found}.")
         dtype = aggregate.dtype
         require(

@@ -50,7 +50,7 @@ class Attack(ABC):
         arguments: copy them into the pool's matrix before you write to them.
 
         Raises:
-            SettingError: If the two are not matrices of the same width, or the context names other rows.
+            SettingError: If the two are not matrices of the same width, the context names other rows, or :meth:`forward` returns none.
         """
         require(
             isinstance(honest, Tensor) and isinstance(own, Tensor),
@@ -66,20 +66,26 @@ class Attack(ABC):
         context = (context or AttackContext()).numbered(len(honest), len(own))
         with torch.no_grad():
             rows = self._rows(honest.detach(), own.detach(), context)
-        require(
-            rows.ndim <= 2
-            and all(n in (1, m) for n, m in zip(rows.shape[::-1], own.shape[::-1], strict=False)),
-            f"{type(self).__name__}.forward must return rows that expand to shape {tuple(own.shape)}, got"
-            f" {tuple(rows.shape)}.",
-        )
         return rows.expand_as(own).to(own.dtype)
 
     def _rows(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         if self.spreads_nonfinite and len(honest):
-            rows = self.forward(honest, own, context)
+            rows = self._sent(honest, own, context)
             if sum_is_finite(rows) or finite_rows(honest) is ...:
                 return rows
-        return self.forward(*_finite(honest, own, context))
+        return self._sent(*_finite(honest, own, context))
+
+    def _sent(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
+        rows = self.forward(honest, own, context)
+        is_tensor = isinstance(rows, Tensor)
+        require(
+            is_tensor
+            and rows.ndim <= 2
+            and all(n in (1, m) for n, m in zip(rows.shape[::-1], own.shape[::-1], strict=False)),
+            f"{type(self).__name__}.forward must return a torch.Tensor of rows that expand to shape {tuple(own.shape)}, got"
+            f" {tuple(rows.shape) if is_tensor else type(rows).__name__}.",
+        )
+        return rows
 
     @abstractmethod
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:

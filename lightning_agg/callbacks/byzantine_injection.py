@@ -55,6 +55,13 @@ class ByzantineInjection(PoolCallback):
             len(counts) > 0, "byzantine.num_byzantine must be a number or a list of at least one, got []."
         )
         self.val_attacks, self.val_counts = _listed(val_attack), _listed(val_num_byzantine)
+        self.attacks = _listed(attack)
+        for name, attacks in (("attack", self.attacks), ("val_attack", self.val_attacks)):
+            for value in attacks:
+                require(
+                    isinstance(value, Attack),
+                    f"byzantine.{name} must be an attack, got {type(value).__name__}.",
+                )
         for name, values in (("num_byzantine", counts), ("val_num_byzantine", self.val_counts)):
             for value in values:
                 require_count(f"byzantine.{name}", value)
@@ -81,7 +88,6 @@ class ByzantineInjection(PoolCallback):
             "byzantine must satisfy 0 <= first_round <= last_round"
             f" (first_round = {first_round}, last_round = {last_round}).",
         )
-        self.attacks = _listed(attack)
         self.attack = self.attacks[0] if self.attacks else None
         self.counts = counts
         self.fixed = fixed

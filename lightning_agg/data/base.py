@@ -120,6 +120,10 @@ class PoolDataModule(L.LightningDataModule, ABC):
         if hasattr(self, "pool"):
             return
         dataset = self.load()
+        require(
+            isinstance(dataset, Dataset),
+            f"{type(self).__name__}.load must return a lightning_agg.data.Dataset, got {type(dataset).__name__}.",
+        )
         self.class_names = dataset.classes
         require(
             len(dataset.classes) > 1,

@@ -51,6 +51,8 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--model.aggregator=PreAggregated --model.aggregator.steps=[Bucketing]", "model.aggregator.steps.bucket_size must be given: Bucketing needs it."),
         ("--model.aggregator=NearestNeighborMixing", "model.aggregator: NearestNeighborMixing is one of the preaggregators, for model.aggregator.steps."),
         ("--byzantine.attack=Krum", "byzantine.attack: Krum is one of the aggregators, for model.aggregator."),
+        ("--byzantine.attack=math.sqrt", "byzantine.attack: math.sqrt is no Attack."),
+        ("--byzantine.attack=Attack", "byzantine.attack must name a class, before its settings: Attack is none that can be made."),
         ("--noise.scale=PiecewiseScale", "noise.scale.values and noise.scale.milestones must be given: PiecewiseScale needs them."),
         ("--data.partitioner.alpha=0.1", "data.partitioner must name a class, before its settings: Partitioner is none that can be made."),
     ],

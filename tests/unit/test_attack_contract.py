@@ -275,6 +275,18 @@ def test_errors_name_setting_rule_and_value(call, message):
         call()
 
 
+@pytest.mark.parametrize("attack", [SignFlip, LabelFlip, Fang])
+def test_rows_of_another_type_are_told(attack):
+    class Wrong(attack):
+        def forward(self, honest, own, context):
+            return own.numpy()
+
+    with pytest.raises(
+        SettingError, match=r"^Wrong.forward must return a torch.Tensor of rows .* got ndarray\.$"
+    ):
+        Wrong()(torch.ones(4, 3), torch.ones(2, 3))
+
+
 def test_rows_of_the_wrong_shape_are_told():
     class Wrong(SignFlip):
         def forward(self, honest, own, context):

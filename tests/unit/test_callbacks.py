@@ -229,3 +229,12 @@ def test_study_is_refused_where_rounds_are_of_many_runs():
     trainer, learner = SimpleNamespace(callbacks=[]), SimpleNamespace(rounds_in_order=False)
     with pytest.raises(SettingError, match="GradientStudy"):
         GradientStudy().setup(trainer, learner, "fit")
+
+
+@pytest.mark.parametrize("setting", ["attack", "val_attack"])
+@pytest.mark.parametrize("value", ["Drop", TrimmedMean(1), Drop])
+def test_what_is_no_attack_is_told(setting, value):
+    with pytest.raises(
+        SettingError, match=rf"^byzantine.{setting} must be an attack, got {type(value).__name__}\.$"
+    ):
+        ByzantineInjection(**{"attack": Drop(), setting: [Drop(), value]}, num_byzantine=1)

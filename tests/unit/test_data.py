@@ -498,3 +498,14 @@ def test_any_data_set_of_torch():
 def test_data_sets_that_cannot_be_used_are_told(source, message):
     with pytest.raises(SettingError, match=message):
         ready(DatasetPool(source))
+
+
+def test_what_is_no_data_set_is_told():
+    class Pair(DigitsPool):
+        def load(self):
+            return super().load().train, super().load().test
+
+    with pytest.raises(
+        SettingError, match=r"^Pair.load must return a lightning_agg.data.Dataset, got tuple\.$"
+    ):
+        ready(Pair(pool_size=3))

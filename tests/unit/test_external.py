@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from aggregator_cases import honest_rows
+from runs import run
 from torch import Tensor, nn
 
 from lightning_agg.aggregators import Aggregator, External, PreAggregated
@@ -35,6 +36,10 @@ class Scaled(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.scale * rows.mean(dim=0)
+
+
+def fail(rows: Tensor) -> Tensor:
+    raise ValueError("of two\n  lines")
 
 
 def spoil(rows: Tensor) -> Tensor:
@@ -136,9 +141,9 @@ def test_rows_that_are_not_finite_are_dropped_before() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda rows: None, r"must return a tensor of shape \(2,\), got None\."),
+        (lambda rows: None, r"must return a tensor of shape \(2,\), got NoneType\."),
         (lambda rows: rows, r"must return a tensor of shape \(2,\), got \(3, 2\)\."),
-        (lambda rows: rows[0].numpy(), r"must return a tensor of shape \(2,\), got array"),
+        (lambda rows: rows[0].numpy(), r"must return a tensor of shape \(2,\), got ndarray\."),
         (
             lambda rows: rows[0].double(),
             r"must return torch.float32, got torch.float64 \(External.cast = False\)",
@@ -148,6 +153,7 @@ def test_rows_that_are_not_finite_are_dropped_before() -> None:
             lambda rows: rows[9],
             r"on 3 rows \(1 not finite, dropped\) failed: IndexError: index 9 is out of bounds",
         ),
+        (fail, r"failed: ValueError: of two lines$"),
     ],
 )
 def test_what_is_no_aggregate_is_refused(rule: Any, message: str) -> None:
@@ -216,6 +222,14 @@ def test_a_misspelt_setting_of_their_rule_is_refused(tmp_path) -> None:
                 f"--trainer.default_root_dir={tmp_path}",
             ]
         )
+
+
+def test_a_value_that_their_rule_refuses_is_told_in_a_line(tmp_path) -> None:
+    options = ["--model.aggregator=External", "--model.aggregator.rule=torch.nn.Dropout"]
+    with pytest.raises(
+        SettingError, match=r"^init_args must be .* ValueError: dropout probability .* got 2.0$"
+    ):
+        run("fit", tmp_path, *options, "--model.aggregator.rule.p=2")
 
 
 def test_a_trial_behind_steps_leaves_its_memory() -> None:
