@@ -40,7 +40,7 @@ CASES = {
     "unequal full shards": ["--data.pool_size=5", "--model.aggregator=CenteredClipping", "--data.batch_size=full", "--data.partitioner=QuantitySkew"],
     "one worker": ["--data.pool_size=1", "--byzantine.num_byzantine=0", "--model.aggregator=Mean", "--model.local_steps=2"],
     "error feedback": ["--noise.scale=PerTensorScale", "--compression.compressor=ErrorFeedbackSign", "--model.participation=0.7", "--model.aggregator=CenteredClipping"],
-    "uneven pool of different models, sampled": ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
+    "uneven pool of different models, sampled": ["--data.pool_size=7", "--model.aggregator.num_byzantine=1", "--byzantine.num_byzantine=1", f"--model.worker_models={WORKER_MODELS}", "--model.participation=0.7"],
     "quantised": ["--noise.scale=TheoryScale", "--noise.scale.rule=sign_majority", "--compression.compressor=QSGD"],
     "learned": ["--model.aggregator=Recurrent", "--model.aggregator.weights=cifar10_arnn_lstm", "--model.optimizer.momentum=0", "--data.public_size=80", "--data.batch_size=8"],
 }  # fmt: skip

@@ -46,7 +46,7 @@ def server(rounds, *models, **settings):
         model=small,
         optimizer=sgd,
         worker_models=list(models) or None,
-        local_lr=OWN_LR,
+        **({"local_lr": OWN_LR} if models else {}),
         **settings,
     )
 
