@@ -22,15 +22,17 @@ class Remembers(nn.Module):
 
     def _restore(self, memory: dict[str, Tensor]) -> None:
         for name, buffer in memory.items():
-            self._set_memory(name, buffer)
-
-    def _set_memory(self, name: str, buffer: Tensor) -> None:
-        module, _, leaf = name.rpartition(".")
-        setattr(self.get_submodule(module), leaf, buffer)
+            put_buffer(self, name, buffer)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self.memory().items():
             stored = state_dict.get(prefix + name)
             if stored is not None and (stored.shape, stored.dtype) != (buffer.shape, buffer.dtype):
-                self._set_memory(name, torch.zeros_like(stored, device=buffer.device))
+                put_buffer(self, name, torch.zeros_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def put_buffer(module: nn.Module, name: str, buffer: Tensor) -> None:
+    """Replace the buffer that is called so in the state dict of ``module``."""
+    part, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(part), leaf, buffer)

@@ -21,6 +21,7 @@ from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
 from lightning_agg.errors import SettingError, require, require_count
 from lightning_agg.losses import owns_loss
+from lightning_agg.memory import put_buffer
 from lightning_agg.modules.factories import (
     LRSchedulerFactory,
     ModelFactory,
@@ -310,8 +311,7 @@ class PoolModule(L.LightningModule, ABC):
         self._resumed_optimizers = None
         # Lightning has rounded it since it was loaded: bf16-true.
         for name, buffer in self._resumed_memory.items():
-            module, _, leaf = name.rpartition(".")
-            setattr(self.get_submodule(module), leaf, buffer.to(self.device))
+            put_buffer(self, name, buffer.to(self.device))
         self._resumed_memory = {}
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         stopping = [("trainer.callbacks", c) for c in callbacks if isinstance(c, EarlyStopping)]
