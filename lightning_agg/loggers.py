@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -46,9 +47,26 @@ class ResumableTensorBoardLogger(LogsAhead, TensorBoardLogger):  # type: ignore[
             kwargs["purge_step"] = resume_step
         super().__init__(save_dir, **kwargs)
 
-    def flush(self) -> None:
-        """The events alone: the file of hyper-parameters is written once, at the end."""
-        self.experiment.flush()
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer, made when it first writes: a run that is refused before leaves no file, which would hide events of those there are."""
+        return _Later(lambda: super(ResumableTensorBoardLogger, self).experiment)
+
+    def save(self) -> None:
+        """Bring the events to disk; ``config.yaml`` tells the settings, and no ``hparams.yaml`` beside it."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+
+class _Later:
+    """What ``make`` makes, once something is asked of it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
 
 
 class ResumableCSVLogger(LogsAhead, CSVLogger):

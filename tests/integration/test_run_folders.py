@@ -24,11 +24,15 @@ def test_refused_settings_leave_no_run(tmp_path):
     with pytest.raises(SettingError):
         run("fit", tmp_path, *refused, "--ckpt_path=last")
     assert [path.name for path in tmp_path.glob("version_*")] == ["version_0"]
-    rows = metrics(tmp_path)
+    rows, files = metrics(tmp_path), sorted((tmp_path / "version_0").iterdir())
+    assert not (tmp_path / "version_0" / "hparams.yaml").exists()  # config.yaml is the record
     told = pytest.warns(UserWarning, match="goes back to round 4 of the 6")
     with told, pytest.raises(SettingError, match="optimizer"):
         run("fit", tmp_path, "--model.optimizer=Adam", "--ckpt_path=best")
     assert metrics(tmp_path) == rows
+    assert sorted((tmp_path / "version_0").iterdir()) == files, (
+        "an events file would hide the rounds after the checkpoint"
+    )
     assert rows[-1]["step"] == "5"
     assert (tmp_path / "version_0" / "config.yaml").read_text() == record
     run("fit", tmp_path, "--trainer.max_steps=8", "--ckpt_path=last")
