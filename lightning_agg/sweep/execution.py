@@ -55,9 +55,7 @@ def workers(processes: int) -> Iterator[Executor]:
         ) from None
     except BaseException:
         # A run may take hours, and goes on from its checkpoint another time; told to terminate, a process would take the next one.
-        for process in (
-            executor._processes or {}
-        ).values():  # not active_children(): those of the caller go on
+        for process in list((executor._processes or {}).values()):  # and none of the caller's own
             process.kill()
         raise
     finally:
@@ -96,18 +94,23 @@ def measure(
         trial, result = futures[future], future.result()
         results[trial] = result
         value = result.get(score)
-        if value is None and not result.error:
-            _require_known(score, result)
-        told = result.error or (f"no {score}" if value is None else f"{score} {value:.4f}")
+        told = result.error or (_missing(score, result) if value is None else f"{score} {value:.4f}")
         print(f"[{count}/{len(futures)}, {time.monotonic() - begun:.0f} s] {trial.name}: {told}", flush=True)
     return results
 
 
-def _require_known(score: str, result: Result) -> None:
-    """Refuse a misspelt value with the first run, and not after all of them; another may be one that not every run logs."""
+def _missing(score: str, result: Result) -> str:
+    """That a run does not log what others may, and what it logs instead.
+
+    Raises:
+        SettingError: If it is a misspelt one of these: that is told with the first run, and not after all of them.
+    """
     known = sorted(result.fit.keys() | result.test.keys())
-    close = difflib.get_close_matches(score, known, n=1, cutoff=0.8)
+    meant = difflib.get_close_matches(score, known, n=1, cutoff=0.8) or [
+        name for name in known if name.endswith(f"/{score}")
+    ]
     require(
-        not close,
-        f"score and tune_by must be values that the runs log, got {score!r}; did you mean {' '.join(close)}?",
+        not meant,
+        f"score and tune_by must be values that the runs log, got {score!r}; did you mean {' or '.join(meant)}?",
     )
+    return f"no {score}; logged are {', '.join(known) or 'none'}"

@@ -13,6 +13,7 @@ from runs import ROOT
 
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep import Sweep
+from lightning_agg.sweep.execution import _missing
 from lightning_agg.sweep.figures import curves, heat_map
 from lightning_agg.sweep.grid import Trial, folder_name, given_by
 from lightning_agg.sweep.markdown import spread
@@ -383,6 +384,18 @@ def test_options_that_a_file_gives(tmp_path):
     names = {"model.aggregator", "model.aggregator.num_byzantine", "noise.scale", "seed_everything"}
     assert given_by(str(tmp_path / "a.yaml")) == names
     assert given_by(str(tmp_path / "b.yaml")) == given_by("missing.yaml") == set()
+
+
+@pytest.mark.parametrize(
+    ("score", "meant"),
+    [("val/acuracy", "val/accuracy"), ("accuracy", "val/accuracy"), ("loss", "train/loss or val/loss")],
+)
+def test_a_misspelt_score_is_told(score, meant):
+    result = Result(fit={"val/accuracy": 0.5, "train/loss": 1.0, "val/loss": 1.0})
+    with pytest.raises(SettingError, match=rf"got '{score}'; did you mean {meant}\?$"):
+        _missing(score, result)
+    told = "no pool/zero_votes; logged are train/loss, val/accuracy, val/loss"
+    assert _missing("pool/zero_votes", result) == told
 
 
 def test_processes_take_the_gpus_in_turn(monkeypatch):
