@@ -24,4 +24,6 @@ Aggregators, attacks and partitioners are plain torch and numpy: ``Krum(num_byza
 
 from lightning_agg import aggregators, attacks, partitioners, preaggregators
 
+__version__ = "0.1.0"
+
 __all__ = ["aggregators", "attacks", "partitioners", "preaggregators"]

@@ -1,23 +1,15 @@
 """The command line: ``python cli.py fit --config configs/quickstart.yaml``."""
 
 import logging
-import os
-import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import lightning as L
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_agg.aggregators
 import lightning_agg.attacks
@@ -29,7 +21,8 @@ import lightning_agg.noise_scales
 import lightning_agg.partitioners
 import lightning_agg.preaggregators
 import lightning_agg.strategies  # noqa: F401  so that classes can be named without their module
-from lightning_agg import catalog, doctor, outcome
+from lightning_agg import __version__, catalog, outcome
+from lightning_agg.arguments import files_first, parse
 from lightning_agg.callbacks import (
     ByzantineInjection,
     GradientCompression,
@@ -37,23 +30,15 @@ from lightning_agg.callbacks import (
     PredictionTable,
     RunCheckpoint,
 )
-from lightning_agg.callbacks.byzantine_injection import require_one_injection
 from lightning_agg.callbacks.run_record import RunRecord
 from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
-from lightning_agg.refusals import explained, require_subcommand, with_its_file
 from lightning_agg.runs import Run, checkpoint_file, locate, read_checkpoint
+from lightning_agg.trainer_settings import check_trainer
 
 LARGEST_SEED = 2**32 - 1
-AVERAGING = tuple(
-    getattr(callbacks, name)
-    for name in ("StochasticWeightAveraging", "WeightAveraging")
-    if hasattr(callbacks, name)
-)
-"""Callbacks that keep averages of the weights; the second is not in every Lightning that serves."""
-
 USAGE = "[-c CONFIG] [--GROUP.SETTING VALUE ...]"
 """Instead of every setting there is, which would bury an error."""
 
@@ -136,7 +121,7 @@ class PoolCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         root = Path(config.default_root_dir or "logs")
         options = self.config_init[self.subcommand]
-        self._check_trainer(config)
+        check_trainer(config, str(self.subcommand), self._get(self.config_init, "byzantine"))
         self.run = locate(root, str(self.subcommand), options.ckpt_path) if not config.fast_dev_run else None
         if self.run is not None:
             run = self.run
@@ -157,48 +142,6 @@ class PoolCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # all that it is told are settings
             raise SettingError(f"trainer: {error}") from error
-
-    def _check_trainer(self, config: Any) -> None:
-        require(
-            config.enable_checkpointing is not False,
-            "trainer.enable_checkpointing must not be false: every run can be resumed; for fewer checkpoints raise"
-            " checkpoint.every_n_rounds and set checkpoint.monitor to null.",
-        )
-        several = len(config.devices) if isinstance(config.devices, list) else config.devices
-        require(
-            not str(several).isdigit() or int(several) < 2 or config.strategy != "auto",
-            "trainer.strategy must be worker_parallel where trainer.devices are several: it spreads the workers over them (strategy ="
-            f" {config.strategy}, devices = {config.devices}).",
-        )
-        bounds = config.max_steps, config.max_epochs, config.max_time, config.fast_dev_run
-        require(
-            self.subcommand != "fit" or bounds != (-1, -1, None, False),
-            "trainer.max_steps must be set, to the number of rounds (or max_epochs, or max_time): without an end"
-            " training goes on for ever (max_steps = -1, max_epochs = -1, max_time = null).",
-        )
-        require(
-            config.overfit_batches in (0, None),
-            f"trainer.overfit_batches must be 0, got {config.overfit_batches}: rounds are drawn from shards; for few samples"
-            " set data.batch_size to full and data.val_size so that little is left.",
-        )
-        require(
-            config.val_check_interval is None or config.val_check_interval > 0,
-            f"trainer.val_check_interval must be above 0, got {config.val_check_interval}.",
-        )
-        listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        for callback in listed:
-            require(
-                not isinstance(callback, AVERAGING),
-                f"trainer.callbacks must not have a {type(callback).__name__}: its averages are not part of the state that a killed run"
-                " goes on from.",
-            )
-            require(
-                not isinstance(callback, callbacks.BatchSizeFinder | callbacks.LearningRateFinder),
-                f"trainer.callbacks must not have a {type(callback).__name__}: it tries trainings of its own before this one, and what"
-                " it looks for is given by data.batch_size and model.optimizer.",
-            )
-        # Before the Trainer counts its stateful callbacks, in words of its own.
-        require_one_injection([*listed, self._get(self.config_init, "byzantine")])
 
     def before_predict(self) -> None:
         """Refuse a module that predicts nothing."""
@@ -231,48 +174,6 @@ class PoolCLI(LightningCLI):
             ResumableTensorBoardLogger(str(root), default_hp_metric=False, **settings),
             ResumableCSVLogger(str(root), **settings),
         ]
-
-
-def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
-    """What ``parser`` reads.
-
-    Raises:
-        SettingError: If it does not accept something, or a configuration file is no text.
-    """
-    known = get_loader("yaml")
-    # jsonargparse hands what it has read on to the parser of a class in a class, as Python's text of it: null as None.
-    set_loader("yaml", lambda text: None if text == "None" else known(text), (yaml.YAMLError,))
-    try:
-        return parser.parse_args(list(args))
-    except UnicodeDecodeError as error:
-        raise SettingError(f"config must name text files in YAML; one is not: {error}.") from error
-    except ArgumentError as error:
-        parsers = getattr(parser._subcommands_action, "_name_parser_map", {})
-        told = explained(str(error), parsers.get(args[0], parser) if args else parser)
-        raise SettingError(with_its_file(told, args)) from None
-    finally:
-        set_loader("yaml", known, (yaml.YAMLError,))
-
-
-def files_first(args: Sequence[str]) -> list[str]:
-    """A command line with its configuration files before its options, so that options win over files wherever they stand.
-
-    Example:
-        >>> files_first(["fit", "--data.pool_size", "5", "-c", "a.yaml", "--config=b.yaml"])
-        ['fit', '-c', 'a.yaml', '--config=b.yaml', '--data.pool_size', '5']
-    """
-    if not args or args[0].startswith("-"):
-        return list(args)
-    subcommand, *rest = args
-    files, options, told = [], [], iter(rest)
-    for argument in told:
-        if argument in ("-c", "--config"):
-            files += [argument, *islice(told, 1)]
-        elif argument.startswith("--config="):
-            files.append(argument)
-        else:
-            options.append(argument)
-    return [subcommand, *files, *options]
 
 
 def main(args: ArgsType = None) -> PoolCLI:
@@ -310,6 +211,7 @@ def main(args: ArgsType = None) -> PoolCLI:
             "epilog": "Many runs at once, with a table: lightning-agg sweep --help. What there is to choose from: lightning-agg list. What is wrong with this machine: lightning-agg doctor",
             "exit_on_error": False,
             "allow_abbrev": False,
+            "version": __version__,
             **{
                 name: {"usage": f"%(prog)s {USAGE}", "exit_on_error": False} for name in PoolCLI.subcommands()
             },
@@ -326,31 +228,3 @@ def main(args: ArgsType = None) -> PoolCLI:
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
-
-
-def console() -> None:
-    """Entry point of the ``lightning-agg`` script: :func:`main`, a sweep, a list or a doctor; a wrong setting is told in one paragraph.
-
-    Classes of files in the working directory are found by their path, as with ``python -m``.
-    """
-    sys.path.insert(0, os.getcwd())
-    try:
-        if sys.argv[1:2] == ["sweep"]:
-            from lightning_agg.sweep import command  # its trials call main() above
-
-            command.main(sys.argv[2:])
-        elif sys.argv[1:2] == ["list"]:
-            catalog.main(sys.argv[2:])
-        elif sys.argv[1:2] == ["doctor"]:
-            doctor.main(sys.argv[2:])
-        else:
-            require_subcommand(sys.argv[1:2], [*PoolCLI.subcommands(), "sweep", "list", "doctor"])
-            main()
-    except (SettingError, MisconfigurationException) as error:
-        sys.exit(f"error: {error}")
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
-            raise
-        sys.exit(f"error: trainer.callbacks: {error}")
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's own code is that of a training that has come to its end

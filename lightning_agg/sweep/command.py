@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 
-from lightning_agg.cli import parse
+from lightning_agg.arguments import parse
 from lightning_agg.sweep.panel import Panel
 from lightning_agg.sweep.sweep import Sweep
 

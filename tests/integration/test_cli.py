@@ -10,7 +10,9 @@ import yaml
 from lightning.pytorch.callbacks.progress.progress_bar import get_standard_metrics
 from runs import QUICKSTART, ROOT, SHARED_DATA, arguments, run
 
-from lightning_agg.cli import console, main
+from lightning_agg import __version__
+from lightning_agg.cli import main
+from lightning_agg.console import console
 from lightning_agg.errors import SettingError
 from lightning_agg.sweep.command import main as sweep_main
 
@@ -176,6 +178,7 @@ def test_class_help_is_the_docstring(capsys):
     ("args", "told"),
     [
         (["--help"], ["fit", "validate", "test", "predict", "sweep --help", "lightning-agg list"]),
+        (["--version"], [f" {__version__}\n"]),
         (["list", "data"], ["data, --data:", "  MNISTPool"]),
         (["doctor"], ["ok     torch ", "nothing wrong"]),
         (["sweep", "--help"], ["usage: lightning-agg sweep", "Every combination of the choices"]),
