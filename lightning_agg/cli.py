@@ -35,6 +35,7 @@ from lightning_agg.data import PoolDataModule
 from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from lightning_agg.modules import PoolModule
+from lightning_agg.nulls import require_values
 from lightning_agg.runs import Run, checkpoint_file, locate, read_checkpoint
 from lightning_agg.trainer_settings import check_trainer
 
@@ -75,6 +76,7 @@ class PoolCLI(LightningCLI):
             self.config = parse(parser, files_first(sys.argv[1:] if args is None else args))
         else:
             self.config = parser.parse_object(args)
+        require_values(self.config[self.config.subcommand])
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")

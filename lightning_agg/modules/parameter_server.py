@@ -95,6 +95,10 @@ class ParameterServer(PoolModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, num_threads, seed)
+        require(
+            isinstance(aggregator, Aggregator),
+            f"model.aggregator must be an Aggregator, got {type(aggregator).__name__}.",
+        )
         require(0 <= momentum < 1, f"model.momentum must be in [0, 1), got {momentum}.")
         require_count("model.local_steps", local_steps, minimum=1)
         require(local_lr > 0, f"model.local_lr must be positive, got {local_lr}.")

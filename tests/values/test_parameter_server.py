@@ -16,6 +16,7 @@ from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
 from lightning_agg.models import MLP
+from lightning_agg.modules import ParameterServer
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.partitioners import QuantitySkew
 
@@ -325,3 +326,8 @@ def test_a_plateau_may_name_what_it_looks_on(tmp_path):
     ]
     with pytest.raises(SettingError, match="monitor"):
         run("fit", tmp_path, *options, *steady)
+
+
+def test_a_rule_that_is_none_is_refused():
+    with pytest.raises(SettingError, match=r"model.aggregator must be an Aggregator, got str"):
+        ParameterServer(aggregator="Krum")
