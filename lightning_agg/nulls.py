@@ -53,10 +53,13 @@ def _needed(made: Any) -> list[str]:
 def _parameters(function: Any) -> dict[str, bool]:
     """Whether each parameter needs a value."""
     try:
-        types = get_type_hints(function)
-    except (NameError, TypeError):  # of others, written as text
-        types = {}
-    parameters = inspect.signature(function).parameters.values()
+        types, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    except (
+        NameError,
+        TypeError,
+        ValueError,
+    ):  # types of others that are text, or a function that is not of Python
+        return {}
     return {p.name: p.default is not None and not _has_null(types.get(p.name, Any)) for p in parameters}
 
 
