@@ -482,6 +482,7 @@ def trust(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
         ],
         "CIFAR-10": [
             (0, NO_ATTACK, "IID"),
+            *((1, attack, "IID") for attack in ("Reverse(10)", "LabelFlip")),
             *((7, attack, "IID") for attack in ("Reverse(3)", "Gaussian(200)", "SignFlip own", "LabelFlip", "ALIE(1.5)", "ALIE(1.5) + 0.2")),
             (0, NO_ATTACK, "Dirichlet(0.3)"),
             (3, "ALIE(1.5)", "Dirichlet(0.3)"),
