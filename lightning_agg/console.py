@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -11,7 +12,6 @@ from lightning_agg import catalog, doctor
 from lightning_agg.cli import PoolCLI, main
 from lightning_agg.errors import SettingError
 from lightning_agg.refusals import require_subcommand
-from lightning_agg.sweep import command as sweep
 
 
 def console() -> None:
@@ -20,15 +20,17 @@ def console() -> None:
     Classes of files in the working directory are found by their path, as with ``python -m``.
     """
     sys.path.insert(0, os.getcwd())
+    others: dict[str, Callable[[Sequence[str]], None]] = {
+        "sweep": _sweep,
+        "list": catalog.main,
+        "doctor": doctor.main,
+    }
+    given = sys.argv[1:2]
     try:
-        if sys.argv[1:2] == ["sweep"]:
-            sweep.main(sys.argv[2:])
-        elif sys.argv[1:2] == ["list"]:
-            catalog.main(sys.argv[2:])
-        elif sys.argv[1:2] == ["doctor"]:
-            doctor.main(sys.argv[2:])
+        require_subcommand(given, [*PoolCLI.subcommands(), *others])
+        if given and given[0] in others:
+            others[given[0]](sys.argv[2:])
         else:
-            require_subcommand(sys.argv[1:2], [*PoolCLI.subcommands(), "sweep", "list", "doctor"])
             main()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
@@ -38,3 +40,9 @@ def console() -> None:
         sys.exit(f"error: trainer.callbacks: {error}")
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own code is that of a training that has come to its end
+
+
+def _sweep(args: Sequence[str]) -> None:
+    from lightning_agg.sweep import command  # a training needs nothing of it
+
+    command.main(args)

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
+from lightning_agg.constructors import constructors
 from lightning_agg.errors import require
 
 
@@ -41,12 +42,12 @@ def require_values(settings: object, where: str = "") -> None:
 
 
 def _needed(made: Any) -> list[str]:
-    """Parameters that cannot be null, of a function, or of a class and those that it inherits from."""
-    if not isinstance(made, type):
-        return [name for name, needed in _parameters(made).items() if needed]
-    # The class itself comes last: its word counts where its base declares the same parameter.
-    bases = [vars(base)["__init__"] for base in reversed(made.__mro__[:-1]) if "__init__" in vars(base)]
-    found = {name: needed for function in bases for name, needed in _parameters(function).items()}
+    """Parameters of a class or function that cannot be null."""
+    found: dict[str, bool] = {}
+    for function in constructors(made):
+        found = (
+            _parameters(function) | found
+        )  # a class's own word counts, where its base has the same parameter
     return [name for name, needed in found.items() if needed]
 
 
@@ -54,11 +55,8 @@ def _parameters(function: Any) -> dict[str, bool]:
     """Whether each parameter needs a value."""
     try:
         types, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
-    except (
-        NameError,
-        TypeError,
-        ValueError,
-    ):  # types of others that are text, or a function that is not of Python
+    # Of others: types that are text, or a function that is not of Python.
+    except (NameError, TypeError, ValueError):
         return {}
     return {p.name: p.default is not None and not _has_null(types.get(p.name, Any)) for p in parameters}
 

@@ -5,14 +5,14 @@ it names, and what it wants there.
 """
 
 import difflib
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_agg import catalog
 from lightning_agg.aggregators.external import PEERS
+from lightning_agg.constructors import constructors
 from lightning_agg.errors import SettingError
 
 KEY = re.compile(r'Parser key "([^"]+)":(?: (.+))?$')
@@ -241,16 +242,11 @@ def _class_names() -> set[str]:
 
 def _settings(path: str) -> list[str]:
     """Names of the settings of a class, those that it hands on to its bases included."""
-    module, _, name = path.rpartition(".")
-    cls: Any = getattr(__import__(module, fromlist=[name]), name)
-    names: dict[str, None] = {}
-    for base in inspect.getmro(cls):
-        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
-        names |= {
-            n: None
-            for n, p in parameters.items()
-            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        }
-        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            break
-    return list(names)
+    parameters = (
+        p for function in constructors(resolve_name(path)) for p in signature(function).parameters.values()
+    )
+    return list(
+        dict.fromkeys(
+            p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        )
+    )
