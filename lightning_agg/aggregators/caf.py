@@ -12,6 +12,9 @@ from lightning_agg.aggregators.spectrum import spread, top_direction
 from lightning_agg.aggregators.weighted_aggregator import WeightedAggregator
 from lightning_agg.errors import require_count
 
+TAKEN_OUT = 1e-6
+"""A row of less weight has none: float32 does not tell it from the row that an iteration takes out."""
+
 
 class CAF(WeightedAggregator):
     r"""Weighted mean that turns down the rows which stick out, until the spread is smallest.
@@ -30,8 +33,8 @@ class CAF(WeightedAggregator):
         Allouah, Guerraoui and Stephan, `Towards Trustworthy Federated Learning with Untrusted Participants
         <https://arxiv.org/abs/2505.01874>`_, ICML 2025, covariance-bound agnostic filter. Our eigenvectors are
         exact, from the distances between the rows, and not a step of the power method from a random vector;
-        the largest :math:`\tau_j` is over rows of positive weight, so that each iteration takes one out. For
-        :math:`f = 0` and for identical rows it is the mean.
+        the largest :math:`\tau_j` is over rows of positive weight, so that each iteration takes one out, and
+        its copies with it, however they are rounded. For :math:`f = 0` and for identical rows it is the mean.
 
     Args:
         num_byzantine: Number :math:`f` of Byzantine workers, at least 0; the pool must satisfy :math:`2 f < M`.
@@ -69,5 +72,6 @@ class CAF(WeightedAggregator):
             top = projections[remaining > 0].max()
             if top == 0:
                 break
-            remaining = np.maximum(remaining * (1 - projections / top), 0)
+            remaining = remaining * (1 - projections / top)
+            remaining[remaining < TAKEN_OUT] = 0
         return torch.from_numpy(best).to(gradients.device)

@@ -210,6 +210,18 @@ def test_caf(size: int, f: int) -> None:
         np.testing.assert_allclose(CAF(f)(x), naive_caf(x.numpy(), f), atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [10, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_caf_takes_copies_out_together(size: int, dtype: torch.dtype) -> None:  # whatever their last bits are
+    f = size // 3
+    for seed in range(20):
+        honest = gaussian(size - f, 6, seed=seed) + 1
+        x = torch.cat([honest, (-10 * honest.mean(0)).expand(f, -1)]).to(dtype)
+        order, (turn, _) = gaussian(size, seed=seed).argsort(), torch.linalg.qr(gaussian(6, 6).to(dtype))
+        torch.testing.assert_close(CAF(f)(x[order]), CAF(f)(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(CAF(f)(x @ turn) @ turn.T, CAF(f)(x), rtol=0, atol=1e-5)
+
+
 def test_dnc_by_hand() -> None:
     x = gaussian(10, 30)
     x[2:5] += 4
