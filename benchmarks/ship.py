@@ -43,8 +43,8 @@ def last_weights(run: Path, share: float) -> Path:
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
     tensors = part("aggregator.network.")
-    if rule.judge is not None:
-        rule.judge.load_state_dict(part("aggregator.judge."))
+    if rule.judges is not None:
+        rule.judges.load_state_dict(part("aggregator.judges."))
     if share < 1:
         config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["aggregator"]
         began = Recurrent(**config["init_args"]).network.state_dict()

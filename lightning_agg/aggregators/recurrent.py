@@ -20,13 +20,13 @@ from lightning_agg.aggregators.recurrent_settings import (
     write_weights,
 )
 from lightning_agg.aggregators.seen import Seen
-from lightning_agg.aggregators.trust_judge import TrustJudge
+from lightning_agg.aggregators.trust_judge import JudgePanel
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust, WorkerFeatures
 from lightning_agg.aggregators.worker_trust import bounded, positive
 from lightning_agg.errors import SettingError, require
 
-JUDGE = "judge."
-"""What the names of the judge's weights begin with in a file."""
+JUDGES = "judges."
+"""What the names of the judges' weights begin with in a file."""
 
 
 class Recurrent(Aggregator):
@@ -40,7 +40,7 @@ class Recurrent(Aggregator):
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
     ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
-    with learned trust weights that hold no judge begin with one that trusts all alike.
+    with learned trust weights that hold no judge begin with ones that trust all alike.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
     images too, two for the line search, and a gradient on them for the direction or learned trust.
@@ -92,10 +92,11 @@ class Recurrent(Aggregator):
             best; the weighted mean is then one more input [false].
         trust: What a worker is trusted by: ``losses``, the descent of a trial step on public data, cut to 1 nat; ``peers``,
             which needs none and an honest majority: the median of the cosines with the rows trusted so far; or ``learned``, by a
-            network of its own, ``judge``, whose weights are among those here and which ``MetaLearner`` trains. It reads the descents, the cosines with the public
+            network of its own, a *judge*, whose weights are among those here and which ``MetaLearner`` trains. It reads the descents, the cosines with the public
             gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker. Its weights of the rows, relative to the largest (where part of the workers take part, among
             their last ones of all) and less a twentieth,
             are trust and ``gate``; ``trust_decay``, ``trust_margin``, ``direction_decay``, ``direction_margin`` and ``distrust_copies`` are of trust by a rule, and must then be 0 or false [losses].
+        num_judges: Judges of ``learned`` trust, trained from different starts; the median of their logits counts [1].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -151,6 +152,7 @@ class Recurrent(Aggregator):
         trial_step: float | None = None,
         gate: bool | None = None,
         trust: Trust | None = None,
+        num_judges: int | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
         direction_decay: float | None = None,
@@ -173,8 +175,9 @@ class Recurrent(Aggregator):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.run_seed(seed))
             self.network = RecurrentNetwork(features.input_size, **network, direct=len(features.momenta))
-            self.judge = TrustJudge() if features.trust == "learned" else None
-        self.features = replace(features, judge=self.judge)
+            judges = JudgePanel(self.architecture["num_judges"]) if features.trust == "learned" else None
+        self.judges = judges
+        self.features = replace(features, judges=judges)
         self.public_samples = self.features.public_samples
         for name in sorted(given.keys() & {"num_samples", "trial_step"}):
             require(
@@ -185,12 +188,12 @@ class Recurrent(Aggregator):
         self.remembers_workers = self.features.remembers_workers
         self.output_scale: float = self.architecture["output_scale"]
         self.decay_after: int = self.architecture["decay_after"]
-        holds_judge = stored.get("trust") == "learned"
-        self.trained = weights is not None and (self.judge is None or holds_judge)
+        holds_judges = stored.get("trust") == "learned"
+        self.trained = weights is not None and (judges is None or holds_judges)
         if weights is not None:
             if widens(given, stored):
                 tensors = self._widened(tensors)
-            self._load(weights, tensors, holds_judge)
+            self._load(weights, tensors, holds_judges)
         self.register_buffer("state", torch.zeros(0))
         for name in Seen._fields:
             self.register_buffer(name, torch.zeros(0))
@@ -202,14 +205,14 @@ class Recurrent(Aggregator):
     trust: Tensor
     step: Tensor
 
-    def _load(self, weights: str, tensors: dict[str, Tensor], holds_judge: bool) -> None:
-        """Those of a file, for the network and, if they hold one, for the judge."""
-        judges = {name: tensors[name] for name in tensors if name.startswith(JUDGE)}
+    def _load(self, weights: str, tensors: dict[str, Tensor], holds_judges: bool) -> None:
+        """Those of a file, for the network and, if they hold them, for the judges."""
+        judges = {name: tensors[name] for name in tensors if name.startswith(JUDGES)}
         try:
             self.network.load_state_dict({name: tensors[name] for name in tensors.keys() - judges})
-            if self.judge is not None and holds_judge:
-                self.judge.load_state_dict(
-                    {name.removeprefix(JUDGE): tensor for name, tensor in judges.items()}
+            if self.judges is not None and holds_judges:
+                self.judges.load_state_dict(
+                    {name.removeprefix(JUDGES): tensor for name, tensor in judges.items()}
                 )
         except RuntimeError as error:
             raise SettingError(
@@ -295,8 +298,8 @@ class Recurrent(Aggregator):
 
     def save(self, path: str | Path) -> None:
         """Write the weights, with the settings they belong to, as a safetensors file."""
-        judge = {} if self.judge is None else self.judge.state_dict()
-        tensors = self.network.state_dict() | {JUDGE + name: tensor for name, tensor in judge.items()}
+        judges = {} if self.judges is None else self.judges.state_dict()
+        tensors = self.network.state_dict() | {JUDGES + name: tensor for name, tensor in judges.items()}
         write_weights(Path(path), self.architecture, tensors)
 
     def _widened(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

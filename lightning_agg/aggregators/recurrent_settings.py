@@ -33,6 +33,7 @@ ARCHITECTURE: dict[str, Any] = {
     "trial_step": 1.0,
     "gate": False,
     "trust": "losses",
+    "num_judges": 1,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -64,13 +65,16 @@ def merged(given: dict[str, Any], stored: dict[str, Any], weights: str | None) -
         require(
             name in FREE
             or stored.get(name, value) == value
-            or (name == "loss_information" and widens(given, stored)),
+            or (name == "loss_information" and widens(given, stored))
+            or (name == "num_judges" and stored.get("trust") != "learned"),
             f"Recurrent.{name} must be that of the weights, or null ({weights}: {stored.get(name)!r}, {name} ="
             f" {value!r}).",
         )
     settings = {**ARCHITECTURE, **stored, **given}
     if settings["trust"] == "learned":  # weights that were trained with a rule hold the rule's settings
         settings |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
+    elif "num_judges" not in given:  # and weights that were trained with judges their number
+        settings["num_judges"] = ARCHITECTURE["num_judges"]
     check_settings(settings)
     return settings
 
@@ -139,7 +143,7 @@ def _is(kind: type, value: object) -> bool:
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise :class:`SettingError` unless the settings, a value for each of ARCHITECTURE, fit each other."""
-    for name in ("hidden_size", "num_layers", "slots", "num_samples"):
+    for name in ("hidden_size", "num_layers", "slots", "num_samples", "num_judges"):
         require_count(name, settings[name], minimum=1)
     require_count("decay_after", settings["decay_after"])
     for name in ("clamp_exponent", "output_scale", "trial_step"):
@@ -174,6 +178,10 @@ def check_settings(settings: dict[str, Any]) -> None:
             not learned or not settings[name],
             f"{name} must be 0 or false where trust is learned: it is of trust by a rule, got {settings[name]}.",
         )
+    require(
+        learned or settings["num_judges"] == 1,
+        f"num_judges needs trust learned, got {settings['num_judges']} and {settings['trust']}.",
+    )
     require(
         uses_trust or settings["trust"] == "losses",
         f"trust {settings['trust']} needs gate true or worker_order trust, got neither.",

@@ -17,9 +17,9 @@ class Seen(NamedTuple):
         momenta: ``(K, d)`` running means of the rows' centre.
         search: ``(1 + RECENT,)`` of the line search.
         sums: ``(M, 5)`` running sums of a judge's evidence on each worker.
-        judged: ``(M, UNITS)`` its memory of each worker.
+        judged: ``(M, K UNITS)`` the memory that K judges have of each worker.
         heard: ``(M,)`` in how many rounds each worker has taken part.
-        verdict: ``(M,)`` logarithm of the judge's last weight of each.
+        verdict: ``(M,)`` logarithm of the judges' last weight of each.
         length: ``(1,)`` running mean of the public gradient's length.
     """
 

@@ -1,4 +1,4 @@
-"""Whom to trust, by a network that was trained to tell."""
+"""Whom to trust, by networks that were trained to tell."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.aggregators.seen import Seen
-from lightning_agg.aggregators.trust_judge import EVIDENCE, TrustJudge
+from lightning_agg.aggregators.trust_judge import EVIDENCE, JudgePanel
 from lightning_agg.aggregators.worker_trust import (
     LARGEST_DESCENT,
     LIMIT,
@@ -48,14 +48,14 @@ LENGTH_DECAY = 0.9
 """Of the running mean of that length."""
 
 EVEN = 0.5
-"""The judge's weight of a worker who is as likely honest as not."""
+"""The weight of a worker who is as likely honest as not."""
 
 LATE = 100
 """Rounds from which on an episode counts as late."""
 
 
 def by_judge(
-    judge: TrustJudge,
+    judges: JudgePanel,
     gradients: Tensor,
     context: Context,
     seen: Seen,
@@ -69,7 +69,7 @@ def by_judge(
     workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
     whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
-    logits, memory = judge(whole, seen.judged, present)
+    logits, memory = judges(whole, seen.judged, present)
     verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
     judged = present | (seen.verdict < 0)  # who has sent nothing finite so far has not been
     best = verdict[judged].max()

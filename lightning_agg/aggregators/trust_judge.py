@@ -1,10 +1,13 @@
-"""The network that judges whom to trust."""
+"""The networks that judge whom to trust."""
+
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 EVIDENCE = 17
-"""Numbers that it reads of a worker in a round: :func:`lightning_agg.aggregators.trust_by_judge.evidence`."""
+"""Numbers that one reads of a worker in a round: :func:`lightning_agg.aggregators.trust_by_judge.evidence`."""
 
 UNITS = 16
 
@@ -48,3 +51,34 @@ class TrustJudge(nn.Module):
             logit, memory = self(evidence[:, k], memory, present[:, k])
             logits.append(logit)
         return torch.stack(logits, 1)
+
+
+class JudgePanel(nn.ModuleList):
+    """Judges who each remember the workers by themselves, and of whose logits the median counts.
+
+    What one of them hardly met in training, and trusts or distrusts by chance, the others mostly see otherwise. Of an even number the lower one of
+    the two in the middle counts.
+
+    Reference:
+        Lakshminarayanan et al., *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 2017, who take the mean.
+
+    Args:
+        size: How many.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(TrustJudge() for _ in range(size))
+
+    def __iter__(self) -> Iterator[TrustJudge]:
+        return cast(Iterator[TrustJudge], super().__iter__())
+
+    def with_memories(self, memory: Tensor) -> Iterator[tuple[TrustJudge, Tensor]]:
+        """Each of K judges with its own part of ``(..., K UNITS)``."""
+        return zip(self, memory.chunk(len(self), dim=-1), strict=True)
+
+    def forward(self, evidence: Tensor, memory: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """As one judge, with ``(..., M, K UNITS)`` for the memories of K of them, one after the other."""
+        said = [judge(evidence, own, present) for judge, own in self.with_memories(memory)]
+        # By sorting, as the median is not deterministic on a GPU.
+        logits = torch.stack([logit for logit, _ in said]).sort(dim=0).values
+        return logits[(len(self) - 1) // 2], torch.cat([after for _, after in said], -1)

@@ -12,7 +12,7 @@ from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
 from lightning_agg.aggregators.trust_by_rule import TrustByRule
-from lightning_agg.aggregators.trust_judge import UNITS, TrustJudge
+from lightning_agg.aggregators.trust_judge import UNITS, JudgePanel
 from lightning_agg.aggregators.worker_trust import LIMIT, Judged, Trusted, bounded, positive
 
 Order = Literal["given", "sorted", "trust"]
@@ -63,7 +63,7 @@ class WorkerFeatures:
     distrust_copies: bool
     momenta: list[float]
     line_search: bool
-    judge: TrustJudge | None = None
+    judges: JudgePanel | None = None
 
     @property
     def input_size(self) -> int:
@@ -84,11 +84,11 @@ class WorkerFeatures:
     @property
     def remembers_workers(self) -> bool:
         """Whether a worker is trusted by earlier rounds, too."""
-        return self.trust_decay > 0 or self.judge is not None
+        return self.trust_decay > 0 or self.judges is not None
 
     def unseen(self, pool_size: int, like: Tensor) -> Seen:
         """What is carried before the first round, for gradients with the coordinates of ``like``."""
-        judged = pool_size if self.judge is not None else 0
+        judged, panel = (0, 0) if self.judges is None else (pool_size, len(self.judges))
         return Seen(
             like.new_zeros(like.shape[-1] if self.running_scale else 0),
             like.new_zeros(pool_size if self.trust_decay else 0),
@@ -98,7 +98,7 @@ class WorkerFeatures:
             like.new_zeros(len(self.momenta), like.shape[-1]),
             line_search.begin(like) if self.line_search else like.new_zeros(0),
             like.new_zeros(judged, len(SUM_DECAYS)),
-            like.new_zeros(judged, UNITS),
+            like.new_zeros(judged, UNITS * panel),
             like.new_zeros(judged),
             like.new_zeros(judged),
             like.new_zeros(1 if judged else 0),
@@ -144,8 +144,8 @@ class WorkerFeatures:
         if not self._asks_for_trust:
             nobody = gradients.new_zeros(len(gradients))
             return Trusted(nobody, nobody, nobody.sum(), seen)
-        if self.judge is not None:
-            return by_judge(self.judge, gradients, context, seen, step, self.trial_step, self.num_samples)
+        if self.judges is not None:
+            return by_judge(self.judges, gradients, context, seen, step, self.trial_step, self.num_samples)
         rule = TrustByRule(**{name: getattr(self, name) for name in TrustByRule.__dataclass_fields__})
         return rule(gradients, context, seen)
 

@@ -72,7 +72,7 @@ class MetaLearner(DrawnEpisodes):
         pool_sizes: How many workers a trained episode has, drawn from these: the first ones of the data's; all in validation, and always when null.
         partitioners: How the training samples are divided is drawn from these per trained episode, and they are divided anew; in
             validation, and always when null, as the data say.
-        trust_training: How the judge of an aggregator with ``trust`` learned is trained; as ``TrustTraining`` says when null.
+        trust_training: How the judges of an aggregator with ``trust`` learned are trained; as ``TrustTraining`` says when null.
         final_loss_only: Whether only the loss after the last round of a window counts, instead of all.
         log_loss: Whether the meta-loss is of the logarithm of the honest workers' loss, so that every training counts alike,
             however far it is (the average log loss of Wichrowska et al., *Learned optimizers that scale and generalize*, ICML
@@ -159,11 +159,11 @@ class MetaLearner(DrawnEpisodes):
         self.num_tasks = num_tasks
         self.estimator = estimator or Replay()
         require(
-            trust_training is None or aggregator.judge is not None,
+            trust_training is None or aggregator.judges is not None,
             "model.trust_training must be null unless model.aggregator.trust is learned, got"
             f" {type(trust_training).__name__}.",
         )
-        self.trust_training = None if aggregator.judge is None else trust_training or TrustTraining()
+        self.trust_training = None if aggregator.judges is None else trust_training or TrustTraining()
         for size in pool_sizes or []:
             require_count("model.pool_sizes", size, minimum=1)
         self.pool_sizes = pool_sizes or []
@@ -214,8 +214,8 @@ class MetaLearner(DrawnEpisodes):
         )
         seen = self.aggregator.features.unseen(self.pool_size, torch.zeros(len(start)))
         self.tasks = InnerTasks(self.num_tasks, start, self.aggregator.network.state_size, seen)
-        if self.trust_training is not None:
-            self.trust_training.begin(self.pool_size, self.truncation_length)
+        if self.trust_training is not None and self.aggregator.judges is not None:
+            self.trust_training.begin(self.pool_size, self.truncation_length, len(self.aggregator.judges))
         self.register_buffer("best_loss", torch.tensor(torch.inf))
         self.problem = PoolProblem(self)
         for name, baseline in self.baselines.items():
@@ -232,14 +232,14 @@ class MetaLearner(DrawnEpisodes):
         return [EpisodeCurves()]
 
     def configure_optimizers(self) -> Any:
-        """The optimizers of the network's weights and of the judge's; the model's own parameters are not trained."""
+        """The optimizers of the network's weights and of the judges'; the model's own parameters are not trained."""
         optimizers, schedules = self.optimize(
             self.aggregator.network.parameters(), self.make_optimizer, self.make_lr_scheduler
         )
-        training, judge = self.trust_training, self.aggregator.judge
-        if training is not None and judge is not None:
+        training, judges = self.trust_training, self.aggregator.judges
+        if training is not None and judges is not None:
             more = self.optimize(
-                judge.parameters(),
+                judges.parameters(),
                 training.make_optimizer,
                 training.make_lr_scheduler,
                 "model.trust_training",
@@ -263,13 +263,13 @@ class MetaLearner(DrawnEpisodes):
             p.grad = gradient
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
-        if self.trust_training is not None and self.aggregator.judge is not None:
+        if self.trust_training is not None and self.aggregator.judges is not None:
             self.trust_training.keep(
                 examples, torch.stack([seen.judged for seen in before.seen]), before.steps
             )
             # Not Lightning's: a step of it would count as a window.
             (_, own) = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
-            loss = self.trust_training.train_judge(self.aggregator.judge, own, (self.seed, batch))
+            loss = self.trust_training.train_judges(self.aggregator.judges, own, (self.seed, batch))
             self.log("meta/trust_loss", loss, prog_bar=True, batch_size=1)
         self.advance_schedule()
         going_on = losses[1:].isfinite().all(dim=0)

@@ -1,4 +1,4 @@
-"""Trains the judge of a learned aggregator, which tells whom to trust."""
+"""Trains the judges of a learned aggregator, who tell whom to trust."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_agg import seeding
-from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
+from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, JudgePanel, TrustJudge
 from lightning_agg.errors import require_count, require_non_negative, require_positive
 from lightning_agg.modules.factories import LRSchedulerFactory, OptimizerFactory
 from lightning_agg.trust_example import TrustExample
@@ -18,19 +18,20 @@ FLOOR = 0.05
 
 
 class TrustTraining(nn.Module):
-    r"""Trains the judge of a ``Recurrent`` with ``trust`` learned, on the rounds that it has seen, as a step beside that of the network.
+    r"""Trains the judges of a ``Recurrent`` with ``trust`` learned, on the rounds that they have seen, as a step beside that of the network.
 
-    With w the judge's weights of the rows, its loss is the mean over rounds of log(0.05 + e) and of the cross entropy of honest or
+    With w a judge's weights of the rows, its loss is the mean over rounds of log(0.05 + e) and of the cross entropy of honest or
     not, where e is the squared distance of the mean weighted by w from the mean of the honest rows, in parts of the latter's
-    squared length. Round t of an episode, from 1, counts :math:`1/\sqrt t`: what is let in early goes far, and is remembered by momentum. Of a round it needs no more than what the judge has read and the inner products of the rows, so that whole episodes are kept, and
-    taken again: a window of the training gives one meta-gradient, but many steps of the judge.
+    squared length. Round t of an episode, from 1, counts :math:`1/\sqrt t`: what is let in early goes far, and is remembered by momentum. Of a round it needs no more than what the judges have read and the inner products of the rows, so that whole episodes are kept, and
+    taken again: a window of the training gives one meta-gradient, but many steps of each judge. Where there are several,
+    each draws windows of its own.
 
     Its memory, ``capacity`` windows, is in the checkpoint.
 
     Args:
-        optimizer: The optimizer of the judge's weights.
+        optimizer: The optimizer of the judges' weights.
         lr_scheduler: Schedule of its learning rate, stepped once a window; constant when null.
-        steps: Its steps after each window.
+        steps: Its steps after each window, each one of every judge.
         batch_size: Windows of a task in each step, drawn from those that are kept.
         capacity: Windows of a task that are kept, the last ones: of K rounds and M workers each takes K M (4 M + 36) bytes, which is 0.08 MB for
             100 rounds of 10 workers and 4.4 MB for 100.
@@ -69,8 +70,8 @@ class TrustTraining(nn.Module):
         self.cross_entropy = cross_entropy
         self.clip_norm = clip_norm
 
-    def begin(self, pool_size: int, rounds: int) -> None:
-        """Make room for windows of so many workers and rounds."""
+    def begin(self, pool_size: int, rounds: int, num_judges: int) -> None:
+        """Make room for windows of so many workers and rounds, for so many judges."""
 
         def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(self.capacity, *shape, dtype=dtype)
@@ -79,12 +80,12 @@ class TrustTraining(nn.Module):
         self.register_buffer("present", room(rounds, pool_size, dtype=torch.bool))
         self.register_buffer("honest", room(rounds, pool_size, dtype=torch.bool))
         self.register_buffer("products", room(rounds, pool_size, pool_size))
-        self.register_buffer("memory", room(pool_size, UNITS))
+        self.register_buffer("memory", room(pool_size, UNITS * num_judges))
         self.register_buffer("first", room(dtype=torch.long))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def keep(self, windows: tuple[TrustExample, ...], memory: Tensor, steps: Sequence[int]) -> None:
-        """Take in the window of each task, what the judge remembered before it, ``(T, M, UNITS)``, and the rounds of the episode before it.
+        """Take in the window of each task, what the K judges remembered before it, ``(T, M, K UNITS)``, and the rounds of the episode before it.
 
         The oldest windows are forgotten.
         """
@@ -95,29 +96,31 @@ class TrustTraining(nn.Module):
             self.memory[place], self.first[place] = before, first
             self.count += 1
 
-    def train_judge(self, judge: TrustJudge, optimizer: Any, key: tuple[int, int]) -> Tensor:
+    def train_judges(self, judges: JudgePanel, optimizer: Any, key: tuple[int, int]) -> Tensor:
         """Steps of ``optimizer`` after a window; ``key`` is (seed, window). Gives the mean loss."""
         losses = []
         for step in range(self.steps):
-            kept = min(int(self.count), self.capacity)
-            rng = seeding.generator(key[0], "judge", step=key[1] * self.steps + step)
-            chosen = torch.from_numpy(rng.choice(kept, min(self.batch_size, kept), replace=False))
-            with torch.enable_grad():
-                loss = self._loss(judge, chosen.to(self.count.device))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(judge.parameters(), self.clip_norm)
-            if bool(norm.isfinite()):
-                optimizer.step()
-            losses.append(loss.detach())
+            for number, (judge, memory) in enumerate(judges.with_memories(self.memory)):
+                kept = min(int(self.count), self.capacity)
+                rng = seeding.generator(key[0], "judge", number, key[1] * self.steps + step)
+                chosen = torch.from_numpy(rng.choice(kept, min(self.batch_size, kept), replace=False))
+                with torch.enable_grad():
+                    loss = self._loss(judge, memory, chosen.to(self.count.device))
+                loss.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(judge.parameters(), self.clip_norm)
+                if not bool(norm.isfinite()):
+                    judge.zero_grad()
+                losses.append(loss.detach())
+            optimizer.step()
         return torch.stack(losses).mean()
 
-    def _loss(self, judge: TrustJudge, chosen: Tensor) -> Tensor:
+    def _loss(self, judge: TrustJudge, memory: Tensor, chosen: Tensor) -> Tensor:
         dtype = judge.out.weight.dtype
         present, honest = self.present[chosen], self.honest[chosen].to(dtype)
         rounds = 1 + self.first[chosen, None] + torch.arange(present.shape[1], device=present.device)
         weights_of_rounds = rounds.to(dtype).rsqrt()
-        logits = judge.window(self.evidence[chosen].to(dtype), self.memory[chosen].to(dtype), present)
+        logits = judge.window(self.evidence[chosen].to(dtype), memory[chosen].to(dtype), present)
         entropies = F.binary_cross_entropy_with_logits(logits, honest, reduction="none")
         weights = torch.where(present, logits.sigmoid() + 1e-6, 0.0)
         errors, defined = log_errors(weights, honest, self.products[chosen].to(dtype))

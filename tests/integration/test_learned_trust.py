@@ -27,6 +27,7 @@ SMALL = [
     "--model.aggregator.output_scale=0.5",
     "--model.model.activation=relu",
     "--model.aggregator.trust=learned",
+    "--model.aggregator.num_judges=2",
     "--model.optimizer.lr=0",
     "--model.lr_scheduler=null",
     "--model.partitioners=null",
@@ -60,7 +61,7 @@ def test_the_judge_learns_to_withstand_a_majority_that_it_never_met(trained):
     losses = [float(row["meta/trust_loss"]) for row in rows if row.get("meta/trust_loss")]
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 1
-    bias = checkpoint(trained)["state_dict"]["aggregator.judge.out.bias"]
+    bias = checkpoint(trained)["state_dict"]["aggregator.judges.0.out.bias"]
     assert bias.abs() > 0.01
     assert float([row for row in rows if row.get("val/accuracy")][-1]["val/accuracy"]) > 0.65
 
@@ -73,7 +74,7 @@ def test_a_step_of_the_judge_is_no_window(trained):
 
 def test_the_weights_hold_the_judge(trained, tmp_path):
     weights = trained / "version_0" / "aggregator.safetensors"
-    assert Recurrent(weights=str(weights)).judge.out.weight.any()
+    assert Recurrent(weights=str(weights)).judges[0].out.weight.any()
     server = [
         "--data.pool_size=6", "--data.public_size=100", "--byzantine.num_byzantine=4", "--byzantine.attack=Reverse", "--model.aggregator=Recurrent", f"--model.aggregator.weights={weights}",
         "--model.optimizer=SGD", "--model.optimizer.lr=1", "--model.optimizer.momentum=0", "--trainer.max_steps=60", "--trainer.val_check_interval=60",
@@ -190,7 +191,7 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.aggregator.trust=losses"], "model.trust_training must be null unless model.aggregator.trust is learned"),
+        (["--model.aggregator.trust=losses", "--model.aggregator.num_judges=1"], "model.trust_training must be null unless model.aggregator.trust is learned"),
         (["--model.trust_training.steps=0"], "model.trust_training.steps must be an integer of at least 1, got 0"),
         (["--model.partitioners=[IID, Dirichlet]", "--data.batch_size=60"], "samples of Dirichlet): lower it, use full, or raise model.partitioners.min_size"),
         (["--model.partitioners=[ByGroup]"], "model.partitioners must not be ByGroup: DigitsPool does not say whom a sample comes from"),

@@ -92,8 +92,8 @@ def test_what_is_trained_is_what_a_parameter_server_does(trust):
     }  # fmt: skip
     torch.manual_seed(0)
     rule = Recurrent(**settings)
-    if rule.judge is not None:
-        torch.nn.init.normal_(rule.judge.out.weight)
+    if rule.judges is not None:
+        torch.nn.init.normal_(rule.judges[0].out.weight)
     learner, start = learner_and_start(copy.deepcopy(rule))
     expected = losses_of_a_parameter_server(rule, partial(torch.optim.SGD, lr=1.0), start)
     server = LearnedServer(learner.aggregator, 4, start)

@@ -12,7 +12,7 @@ from lightning_agg.aggregators import Context, Recurrent
 from lightning_agg.aggregators.recurrent_settings import write_weights
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import evidence
-from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, TrustJudge
+from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, JudgePanel
 from lightning_agg.aggregators.worker_trust import Judged, public_gradient
 from lightning_agg.errors import SettingError
 from lightning_agg.modules import MetaLearner, TrustTraining
@@ -170,12 +170,17 @@ def test_evidence_is_finite(gradient):
     assert alone.isfinite().all()
 
 
-def random_judge(seed=0):
-    torch.manual_seed(seed)
-    judge = TrustJudge()
-    for p in judge.parameters():
-        torch.nn.init.normal_(p, std=0.5)
-    return judge
+def random_judges(count=1):
+    judges = JudgePanel(count)
+    for seed, judge in enumerate(judges):
+        torch.manual_seed(seed)
+        for p in judge.parameters():
+            torch.nn.init.normal_(p, std=0.5)
+    return judges
+
+
+def random_judge():
+    return random_judges()[0]
 
 
 @torch.no_grad()
@@ -200,6 +205,18 @@ def test_who_is_absent_is_neither_seen_nor_forgotten():
     assert torch.allclose(alone_after, after[present], atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("count", "middle"), [(1, 0), (3, 1), (4, 1), (5, 2)])
+def test_of_several_judges_the_median_counts_and_each_remembers(count, middle):
+    judges, said, memory = random_judges(count), torch.randn(6, EVIDENCE), torch.randn(6, count * UNITS)
+    present = torch.tensor([True] * 5 + [False])
+    logits, after = judges(said, memory, present)
+    each = [judge(said, memory[:, UNITS * k : UNITS * (k + 1)], present) for k, judge in enumerate(judges)]
+    for worker in range(6):
+        assert logits[worker] == sorted(logit[worker] for logit, _ in each)[middle]
+    assert torch.equal(after, torch.cat([own for _, own in each], 1))
+
+
 def known(rows=None):
     return server(rows, [0.1 * (i + 1) for i in range(4)], [1.0] * D)
 
@@ -217,11 +234,11 @@ def test_before_training_all_are_trusted_alike():
 def test_the_judge_weighs_the_rows():
     rows = torch.randn(4, D, generator=torch.Generator().manual_seed(0))
     rule = Recurrent(**LEARNED)
-    rule.judge.load_state_dict(random_judge().state_dict())
+    rule.judges[0].load_state_dict(random_judge().state_dict())
     seen = rule.features.unseen(4, rows)
     found = rule.features(rows, known(), seen, 0)
     said, _, _ = evidence_of(rows, known(), seen, 0)
-    logits, memory = rule.judge(said, seen.judged, torch.ones(4, dtype=torch.bool))
+    logits, memory = rule.judges(said, seen.judged, torch.ones(4, dtype=torch.bool))
     weights = logits.sigmoid().double()
     weights = (weights / weights.max() - 0.05).clamp_min(0)
     assert 0 < weights.min() < 0.7 * weights.max()
@@ -236,9 +253,9 @@ def test_a_row_of_any_length_can_count_for_nothing():
     rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
     rows[3] = 1e12
     with torch.no_grad():
-        rule.judge.out.weight[0, UNITS:] = 1.0
-        rule.judge.enc.weight.zero_()
-        rule.judge.enc.weight[:, 10] = -5.0  # the length, beside the median
+        rule.judges[0].out.weight[0, UNITS:] = 1.0
+        rule.judges[0].enc.weight.zero_()
+        rule.judges[0].enc.weight[:, 10] = -5.0  # the length, beside the median
     found = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
     assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
 
@@ -274,7 +291,7 @@ def test_the_influence_of_the_rows_is_their_weight():
     rows = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(0))
     rows[1, 3] = torch.nan
     rule = Recurrent(**{**LEARNED, "slots": 5})
-    rule.judge.load_state_dict(random_judge().state_dict())
+    rule.judges[0].load_state_dict(random_judge().state_dict())
 
     def known(count):
         return server(rows, [0.1 * (i + 1) for i in range(count)], [1.0] * D)
@@ -301,9 +318,9 @@ def test_who_is_distrusted_counts_for_nothing_among_his_like():
     """In a round without any honest worker, the trusted ones are remembered."""
     rule = Recurrent(**LEARNED)
     with torch.no_grad():
-        rule.judge.out.weight[0, UNITS:] = 5.0
-        rule.judge.enc.weight.zero_()
-        rule.judge.enc.weight[:, 3] = 1.0  # the cosine with the public gradient
+        rule.judges[0].out.weight[0, UNITS:] = 5.0
+        rule.judges[0].enc.weight.zero_()
+        rule.judges[0].enc.weight[:, 3] = 1.0  # the cosine with the public gradient
     rows = torch.ones(4, D) * torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
     first = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
     assert torch.allclose(first.inputs[4] * first.scale, torch.ones(D))
@@ -320,7 +337,7 @@ def test_who_is_distrusted_counts_for_nothing_among_his_like():
 def test_whom_the_judge_never_read_of_is_no_measure():
     """A worker all of whose rows were dropped has been heard, but not judged."""
     rule = Recurrent(**LEARNED)
-    rule.judge.out.bias.data.fill_(math.log(0.3 / 0.7))
+    rule.judges[0].out.bias.data.fill_(math.log(0.3 / 0.7))
     rows = torch.stack([torch.ones(D), torch.arange(D).float(), -torch.ones(D)])
     finite = torch.tensor([True, True, False, True])
     context = replace(server(None, [0.1, 0.2, 0.3], [1.0] * D), finite=finite, num_dropped=1)
@@ -339,7 +356,7 @@ def test_before_all_have_been_heard_nobody_need_be_trusted():
     some = replace(server(None, [0.1, 0.2], [1.0] * D), workers=torch.tensor([2, 3]), pool_size=4)
     others = replace(some, workers=torch.tensor([0, 1]))
     for weight, expected in ((1e-6, 0.0), (0.3, (0.6 - 0.05) / 0.95), (0.5, 1.0), (0.9, 1.0)):
-        rule.judge.out.bias.data.fill_(math.log(weight / (1 - weight)))
+        rule.judges[0].out.bias.data.fill_(math.log(weight / (1 - weight)))
         rows = torch.stack([torch.ones(D), torch.arange(D).float()])
         first = rule.features.trusted(rows, some, rule.features.unseen(4, rows), 0)
         assert first.weights.tolist() == pytest.approx([expected] * 2, abs=1e-6)
@@ -351,14 +368,14 @@ def test_before_all_have_been_heard_nobody_need_be_trusted():
 def test_nobody_is_far_enough_below_for_no_step():
     """However surely the judge distrusts everyone, the best of them counts."""
     rows, rule = torch.ones(4, D), Recurrent(**LEARNED)
-    rule.judge.out.bias.data.fill_(-1000.0)
+    rule.judges[0].out.bias.data.fill_(-1000.0)
     found = rule.features(rows, known(), rule.features.unseen(4, rows), 0)
     assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
 
 
 def test_learned_trust_is_saved_and_loaded(tmp_path):
     rule = Recurrent(**LEARNED, seed=3)
-    rule.judge.load_state_dict(random_judge().state_dict())
+    rule.judges[0].load_state_dict(random_judge().state_dict())
     rule.save(tmp_path / "judged.safetensors")
     loaded = Recurrent(weights=str(tmp_path / "judged.safetensors"))
     assert loaded.trained
@@ -368,11 +385,11 @@ def test_learned_trust_is_saved_and_loaded(tmp_path):
         assert torch.equal(rule(gradients, known()), loaded(gradients, known()))
     # By the rule again: what the judge has learned is left where it is.
     ruled = Recurrent(weights=str(tmp_path / "judged.safetensors"), trust="losses", trust_decay=1.0)
-    assert ruled.judge is None
+    assert ruled.judges is None
     assert ruled.architecture["trust_decay"] == 1.0
-    tensors = rule.judge.state_dict()
+    tensors = rule.judges[0].state_dict()
     torn = Recurrent(**LEARNED)
-    torn.judge.out = torch.nn.Linear(3, 1)
+    torn.judges[0].out = torch.nn.Linear(3, 1)
     torn.save(tmp_path / "torn.safetensors")
     assert tensors["out.weight"].shape == (1, 2 * UNITS)
     silent = Recurrent(**LEARNED)
@@ -382,10 +399,24 @@ def test_learned_trust_is_saved_and_loaded(tmp_path):
             Recurrent(weights=str(tmp_path / f"{name}.safetensors"))
 
 
-def test_weights_trained_with_the_rule_begin_with_an_untrained_judge():
-    rule = Recurrent(weights="mnist_rnn_lstm", loss_information=True, trust="learned")
+def test_the_number_of_judges_is_that_of_the_weights(tmp_path):
+    rule, file = Recurrent(**LEARNED, num_judges=3), str(tmp_path / "three.safetensors")
+    rule.judges.load_state_dict(random_judges(3).state_dict())
+    rule.save(file)
+    loaded, rows = Recurrent(weights=file), torch.randn(4, D)
+    assert len(loaded.judges) == 3
+    assert torch.equal(rule(rows, known()), loaded(rows, known()))
+    assert rule.judged.shape == (4, 3 * UNITS)
+    assert Recurrent(weights=file, trust="losses").judges is None
+    with pytest.raises(SettingError, match="num_judges must be that of the weights, or null"):
+        Recurrent(weights=file, num_judges=2)
+
+
+def test_weights_trained_with_the_rule_begin_with_untrained_judges():
+    rule = Recurrent(weights="mnist_rnn_lstm", loss_information=True, trust="learned", num_judges=2)
     assert not rule.trained
-    assert not rule.judge.out.weight.any()
+    assert len(rule.judges) == 2
+    assert not any(judge.out.weight.any() for judge in rule.judges)
     assert not any(
         rule.architecture[name]
         for name in ("trust_decay", "trust_margin", "direction_decay", "distrust_copies")
@@ -396,7 +427,7 @@ def test_weights_trained_with_the_rule_begin_with_an_untrained_judge():
 
 def test_it_remembers_and_forgets():
     rule = Recurrent(**LEARNED)
-    rule.judge.load_state_dict(random_judge().state_dict())
+    rule.judges[0].load_state_dict(random_judge().state_dict())
     rows = torch.randn(3, 4, D)
     first = [rule(gradients, known()) for gradients in rows]
     assert rule.judged.any()
@@ -412,6 +443,8 @@ def test_it_remembers_and_forgets():
     [
         ({"trust": "learned"}, "trust learned needs gate true or worker_order trust, got neither"),
         ({**LEARNED, "trust_decay": 0.9}, "trust_decay must be 0 or false where trust is learned: it is of trust by a rule, got 0.9"),
+        ({"num_judges": 3}, "num_judges needs trust learned, got 3 and losses"),
+        ({**LEARNED, "num_judges": 0}, "num_judges must be an integer of at least 1, got 0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
     ],
 )  # fmt: skip
@@ -484,24 +517,51 @@ def windows(count, rounds=4, workers=6, seed=0):
 
 def test_the_judge_learns_to_tell_them_apart():
     torch.manual_seed(0)
-    judge, training = TrustJudge(), TrustTraining(steps=60)
-    training.begin(6, 4)
+    judges, training = JudgePanel(1), TrustTraining(steps=60)
+    training.begin(6, 4, 1)
     training.keep(windows(16), torch.zeros(16, 6, UNITS), [0] * 16)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=0.02)
-    first, last = (float(training.train_judge(judge, optimizer, (0, window))) for window in (0, 1))
+    optimizer = torch.optim.Adam(judges.parameters(), lr=0.02)
+    first, last = (float(training.train_judges(judges, optimizer, (0, window))) for window in (0, 1))
     assert last < first
     other = windows(8, seed=1)
     with torch.no_grad():
-        logits = judge.window(
+        logits = judges[0].window(
             torch.stack([w.evidence for w in other]), torch.zeros(8, 6, UNITS), torch.ones(8, 4, 6).bool()
         )
     honest = torch.stack([w.honest for w in other])
     assert ((logits > 0) == honest).float().mean() > 0.95
 
 
+def test_judges_are_trained_beside_each_other():
+    """Each on windows of its own draw, and as if it were alone: the first one of three is what one becomes, and one that has no gradient stops no other."""
+
+    def trained(count, broken=None):
+        judges, training = random_judges(count), TrustTraining(steps=3, batch_size=2)
+        if broken is not None:
+            judges[broken].out.bias.data.fill_(torch.nan)
+        training.begin(6, 4, count)
+        training.keep(windows(8), torch.zeros(8, 6, count * UNITS), [0] * 8)
+        training.train_judges(judges, torch.optim.Adam(judges.parameters(), lr=0.02), (0, 0))
+        return [judge.state_dict() for judge in judges]
+
+    def same(one, other):
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    (alone,), three = trained(1), trained(3)
+    assert same(alone, three[0])
+    for found, k in zip(trained(3, broken=1), range(3), strict=True):
+        assert same(found, three[k]) == (k != 1)
+    twins, training = random_judges(2), TrustTraining(steps=1, batch_size=2)
+    twins[1].load_state_dict(twins[0].state_dict())
+    training.begin(6, 4, 2)
+    training.keep(windows(8), torch.zeros(8, 6, 2 * UNITS), [0] * 8)
+    training.train_judges(twins, torch.optim.SGD(twins.parameters(), lr=0.1), (0, 0))
+    assert not same(twins[0].state_dict(), twins[1].state_dict())
+
+
 def test_the_oldest_windows_are_forgotten():
     training = TrustTraining(capacity=3)
-    training.begin(6, 4)
+    training.begin(6, 4, 1)
     seen = windows(5)
     training.keep(seen[:2], torch.zeros(2, 6, UNITS), [0] * 2)
     training.keep(seen[2:], torch.ones(3, 6, UNITS), [0] * 3)
@@ -521,19 +581,20 @@ def test_absent_workers_teach_nothing():
     noise = torch.where(here[..., None], gone.evidence, 100.0)
     losses = []
     for said in (gone.evidence, noise):
-        judge, training = random_judge(), TrustTraining(steps=1)
-        training.begin(6, 4)
+        judges, training = random_judges(), TrustTraining(steps=1)
+        training.begin(6, 4, 1)
         training.keep((gone._replace(evidence=said),), torch.zeros(1, 6, UNITS), [0] * 1)
-        losses.append(training.train_judge(judge, torch.optim.SGD(judge.parameters(), lr=0.0), (0, 0)))
+        losses.append(training.train_judges(judges, torch.optim.SGD(judges.parameters(), lr=0.0), (0, 0)))
     assert losses[0] == losses[1]
 
 
 def test_early_rounds_count_more():
     """Round t of an episode 1 / sqrt(t): one of four rounds goes wrong, at the beginning or at the end."""
     (window,) = windows(1)
-    judge = TrustJudge()
-    for p in judge.parameters():
+    judges = JudgePanel(1)
+    for p in judges.parameters():
         torch.nn.init.zeros_(p)
+    (judge,) = judges
     judge.enc.weight.data[0, 0] = 100.0  # sees who is honest
     judge.out.weight.data[0, UNITS] = 20.0
 
@@ -541,10 +602,10 @@ def test_early_rounds_count_more():
         said = window.evidence.clone()
         said[wrong, :, 0] *= -1
         training = TrustTraining(steps=1, cross_entropy=0.0)
-        training.begin(6, 4)
+        training.begin(6, 4, 1)
         training.keep((window._replace(evidence=said),), torch.zeros(1, 6, UNITS), [first])
-        optimizer = torch.optim.SGD(judge.parameters(), lr=0.0)
-        return float(training.train_judge(judge, optimizer, (0, 0)))
+        optimizer = torch.optim.SGD(judges.parameters(), lr=0.0)
+        return float(training.train_judges(judges, optimizer, (0, 0)))
 
     right = math.log(0.05)
     for first in (0, 20):
