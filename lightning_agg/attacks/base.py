@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ class Attack(ABC):
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         """The Byzantine rows, ``(f, d)`` or anything that expands to it; called once a round, H and f >= 1.
 
-        ``context.honest`` and ``context.byzantine`` name every row. Must not modify its arguments. Randomness
-        is keyed by ``context`` through :mod:`lightning_agg.seeding`.
+        ``context.honest`` and ``context.byzantine`` name every row, ``context.passed_over`` whose are not finite. Must not
+        modify its arguments. Randomness is keyed by ``context`` through :mod:`lightning_agg.seeding`.
         """
 
     def poison(self, targets: Tensor, num_classes: int) -> Tensor:
@@ -118,7 +119,8 @@ def _finite(honest: Tensor, own: Tensor, context: AttackContext) -> tuple[Tensor
     kept = finite_rows(honest)
     if kept is ... and len(honest):
         return honest, own, context
-    if kept is ... or not bool(kept.any()):
-        return own, own, replace(context, honest=context.byzantine)
-    workers = tuple(worker for worker, keep in zip(context.honest, kept.tolist(), strict=True) if keep)
-    return honest[kept], own, replace(context, honest=workers)
+    keeps = [] if kept is ... else kept.tolist()
+    left = tuple(compress(context.honest, keeps))
+    lost = tuple(worker for worker in context.honest if worker not in left)
+    context = replace(context, honest=left or context.byzantine, passed_over=context.passed_over + lost)
+    return honest[kept] if left else own, own, context

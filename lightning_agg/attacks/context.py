@@ -21,6 +21,7 @@ class AttackContext:
         seed: Seed of the attack's randomness.
         byzantine: Pool-wide index of each Byzantine row, in row order; the lowest that are free when empty.
         honest: Pool-wide index of each honest row, in row order; the lowest that are free when empty.
+        passed_over: Pool-wide index of each worker whose honest row is not among them, as it is not finite.
         aggregate: The server's rule on a full ``(M, d)`` matrix, without touching its memory.
         equivariance: What ``aggregate`` commutes with, as of :class:`Aggregator`.
     """
@@ -29,6 +30,7 @@ class AttackContext:
     seed: int = 0
     byzantine: tuple[int, ...] = ()
     honest: tuple[int, ...] = ()
+    passed_over: tuple[int, ...] = ()
     aggregate: Callable[[Tensor], Tensor] | None = None
     equivariance: Equivariance | None = None
 
@@ -46,8 +48,9 @@ class AttackContext:
                 len(indices) in (0, rows),
                 f"context.{name} must hold one index for each {name} row, got {len(indices)} for {rows} rows.",
             )
-        honest = self.honest or _lowest(num_honest, taken=self.byzantine)
-        return replace(self, honest=honest, byzantine=self.byzantine or _lowest(num_byzantine, taken=honest))
+        honest = self.honest or _lowest(num_honest, taken=self.byzantine + self.passed_over)
+        byzantine = self.byzantine or _lowest(num_byzantine, taken=honest + self.passed_over)
+        return replace(self, honest=honest, byzantine=byzantine)
 
     def honest_row(self, worker: int | None = None) -> int:
         """The row of honest worker ``worker``, or else of the next honest one; of the lowest when ``None``.
@@ -60,9 +63,12 @@ class AttackContext:
     def pool(self, honest: Tensor, sent: Tensor) -> tuple[Tensor, list[int]]:
         """What the server gets: a row for each worker of the round, by ascending index; and which are ``sent``.
 
-        Where no worker is honest, and the attackers stand on both sides, only what they send counts.
+        The rows of those passed over are NaN, so that the rule drops and counts them here as it will at the server.
+        Where the attackers stand on both sides, only what they send counts.
         """
-        rows = {**dict(zip(self.honest, honest, strict=True)), **dict(zip(self.byzantine, sent, strict=True))}
+        rows = dict.fromkeys(self.passed_over, honest.new_tensor(torch.nan).expand(honest.shape[1:]))
+        rows.update(zip(self.honest, honest, strict=True))
+        rows.update(zip(self.byzantine, sent, strict=True))
         order = sorted(rows)
         return torch.stack([rows[worker] for worker in order]), [
             order.index(worker) for worker in self.byzantine

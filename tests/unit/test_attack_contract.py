@@ -183,6 +183,31 @@ def test_where_no_honest_row_is_finite_attackers_take_their_own():
     assert torch.equal(SignFlip(of="mean")(honest, own, CONTEXT), SignFlip(of="mean")(rows(0), own))
 
 
+def test_the_pool_holds_every_worker_of_the_round():
+    pools = []
+
+    class Spy(Attack):
+        def forward(self, honest, own, context):
+            pools.append(context.pool(honest, own))
+            return own
+
+    honest, own = rows(4), rows(3, seed=1)
+    honest[2, 1] = torch.inf
+    Spy()(honest, own, CONTEXT)
+    Spy()(torch.full_like(honest, torch.nan), own, CONTEXT)
+    Spy()(rows(0), own, replace(CONTEXT, honest=()))
+    (pool, sent), (broken, broken_sent), (alone, alone_sent) = pools
+    assert sent == broken_sent == [1, 4, 6]
+    assert alone_sent == [0, 1, 2]
+    assert [len(matrix) for matrix in (pool, broken, alone)] == [7, 7, 3]
+    assert torch.equal(pool[sent], own)
+    assert torch.equal(pool[[0, 2, 5]], honest[[0, 1, 3]])
+    assert pool[3].isnan().all()
+    assert torch.equal(broken[sent], own)
+    assert broken[[0, 2, 3, 5]].isnan().all()
+    assert torch.equal(alone, own)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -12,9 +12,12 @@ from lightning_agg.aggregators import (
     CoordinateMedian,
     GeometricMedian,
     Krum,
+    Meamed,
     Mean,
+    MoNNA,
     MultiKrum,
     PreAggregated,
+    Recurrent,
     TrimmedMean,
 )
 from lightning_agg.attacks import (
@@ -307,6 +310,7 @@ def harm(rule, honest, sent):
 
 
 MIXED = PreAggregated([NearestNeighborMixing(2)], TrimmedMean(2))
+MIXED3 = PreAggregated([NearestNeighborMixing(3)], TrimmedMean(3))
 RULES = [Mean(), TrimmedMean(2), CoordinateMedian(), Krum(2), MultiKrum(2), GeometricMedian(), MIXED]
 LINES = [InnerProduct(), ALittleIsEnough(), ALittleIsEnough(direction="above", ddof=1), MinMax("unit")]
 
@@ -443,6 +447,35 @@ def test_line_search_asks_for_the_pool_in_order_and_leaves_memory_alone():
         assert torch.equal(pool[1], pool[3])
     best = max(seen, key=lambda pool: float((rule.trial(pool).double() - honest.mean(0)).norm()))
     torch.testing.assert_close(sent, best[[1, 3]])
+
+
+BROKEN = [(Krum(3), 2), (MultiKrum(3), 2), (Meamed(3), 2), (MoNNA(4, reference=6), 1), (MIXED3, 2)]
+
+
+@pytest.mark.parametrize("width", [6, 60, 20_000])
+@pytest.mark.parametrize(("rule", "lost"), BROKEN, ids=lambda value: type(value).__name__)
+def test_line_search_tries_what_the_server_gets_where_honest_rows_are_not_finite(rule, lost, width):
+    honest, own = rows(7, width) + 0.3 * rows(1, width, seed=5), rows(3, width)
+    honest[:lost, 1], finite = torch.nan, honest[lost:]
+
+    def harm(sent):
+        return float((rule.trial(torch.cat([honest, sent])) - finite.mean(0)).norm())
+
+    line = ALittleIsEnough()
+    origin, direction = line.line(finite, own)
+    scale = float((finite - origin).norm(dim=1).mean() / direction.norm())
+    best = max(harm((origin + float(x) * direction).expand(3, -1)) for x in scale * np.logspace(-1.5, 2, 40))
+    assert harm(LineSearch(line, rule, evaluations=80)(honest, own)) >= 0.98 * best
+
+
+def test_line_search_counts_the_workers_of_a_round_whose_rows_are_not_finite():
+    """A rule whose memory is as large as the round, in one in which none of the honest rows is finite, too."""
+    rule, honest, own = Recurrent(weights="mnist_rnn_lstm"), rows(7), rows(3, seed=1)
+    for bad in ([0, 3], range(7)):
+        honest[bad, 1] = torch.nan
+        rule(rows(10, seed=2))
+        sent = LineSearch(InnerProduct(), rule, evaluations=8)(honest, own)
+        assert sent.isfinite().all()
 
 
 def test_a_trial_leaves_no_trace():
