@@ -39,6 +39,7 @@ class GeometricMedian(WeightedAggregator):
 
     Of more than 400 rows, :math:`M / 40` iterations are made on the rows themselves before that, and mostly suffice:
     together they cost what the inner products do. Where a row stands out as the nearest, it is tried as the median.
+    Where no more iterations are allowed, they start at the coordinate-wise median, as nothing comes after them.
 
     Cost: :math:`O(M^2 d)` for the inner products, then :math:`O(M^2)` an iteration; of more than 400 rows
     :math:`O(M d)` an iteration, and the inner products where :math:`M / 40` do not suffice.
@@ -101,7 +102,8 @@ class GeometricMedian(WeightedAggregator):
         rows = widened(gradients)
         size, anchor = len(rows), None
         passes = size // PASS
-        point = combine(torch.full((size,), 1 / size), rows)
+        last = self.iterations <= passes
+        point = _median(rows) if last else combine(torch.full((size,), 1 / size), rows)
         weights = point.new_zeros(0)
         for _ in range(min(passes, self.iterations)):
             distances = distances_to(rows, point)
@@ -116,7 +118,7 @@ class GeometricMedian(WeightedAggregator):
             if torch.linalg.vector_norm(moved - point) * pull.sum() <= self.tolerance * size:
                 return weights
             point = moved
-        return weights if self.iterations <= passes else None
+        return weights if last else None
 
     def _at(self, rows: Tensor, anchor: Tensor) -> tuple[Tensor, bool]:
         """Weights around a row, and whether those next to it hold against the pull of the others."""
@@ -162,5 +164,9 @@ def _about_mean(gradients: Tensor) -> Matrix:
 
 def _about_median(gradients: Tensor) -> Matrix:
     """Inner products relative to the coordinate-wise median."""
-    median = mean_of_ranks(gradients, (len(gradients) - 1) // 2, len(gradients) // 2 + 1)
-    return products_about(gradients, median).cpu().numpy()
+    return products_about(gradients, _median(gradients)).cpu().numpy()
+
+
+def _median(rows: Tensor) -> Tensor:
+    """The coordinate-wise median."""
+    return mean_of_ranks(rows, (len(rows) - 1) // 2, len(rows) // 2 + 1)

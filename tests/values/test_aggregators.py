@@ -323,6 +323,20 @@ def test_geometric_median_of_many_rows_is_that_of_the_inner_products(
     torch.testing.assert_close(influence, rule.influence(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [401, 1000])
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_geometric_median_of_many_rows_stands_attackers_in_few_iterations(
+    size: int, iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = GeometricMedian(iterations=iterations)
+    x = gaussian(size, 20).float()
+    x[: rule.breakdown_point(size)] = 1e20
+    found = rule(x)
+    monkeypatch.setattr("lightning_agg.aggregators.geometric_median.MANY", 10**6)
+    torch.testing.assert_close(found, rule(x), rtol=1e-4, atol=1e-4)
+    assert found.norm() < 30
+
+
 def test_geometric_median_gives_a_float64_row_beyond_squaring_no_weight() -> None:
     x = honest_rows(dtype=torch.float64)
     x[3] = 1e200
