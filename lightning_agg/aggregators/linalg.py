@@ -18,7 +18,7 @@ FEW = 16
 """Up to so many rows, sums and differences of rows cost less than a product of matrices."""
 
 CANCELLED = 1e-6
-"""A distance keeps ten of the sixteen digits as long as its square is this part of those of the two rows."""
+"""A distance keeps nine of the sixteen digits as long as its square is this part of those of the two rows."""
 
 
 def column_blocks(gradients: Tensor) -> tuple[Tensor, ...]:
@@ -68,7 +68,8 @@ def _width(gradients: Tensor) -> int:
 def squared_distances(gradients: Tensor, exact: bool = False) -> Tensor:
     """``(M, d)`` -> symmetric float64 ``(M, M)`` with a zero diagonal.
 
-    Each to the precision of float64 where ``exact``, else at least to that of the rows.
+    Of up to :data:`FEW` rows each to the precision of float64 where ``exact``, else at least to that of the rows; of more
+    rows each to nine digits, whatever the dtype.
     """
     if len(gradients) <= FEW:
         lengths = _pairs_by_differences(gradients, torch.float64 if exact else wide_dtype(gradients))
