@@ -18,9 +18,9 @@ Power = Literal[1, 2]
 class Krum(SelectingAggregator):
     r"""The row that is closest to its :math:`M - f - 2` nearest other rows.
 
-    The score of a row is the sum of its squared distances to these neighbours; the lowest score wins, the
-    lowest worker index among equals. If more rows than ``num_byzantine`` were not finite, the rule runs on
-    what is left, and takes the first row of one or two.
+    The score of a row is the sum of its squared distances to these neighbours; the lowest score wins, and among
+    scores that rounding leaves equal the lowest worker index. If more rows than ``num_byzantine`` were not finite,
+    the rule runs on what is left, and takes the first row of one or two.
 
     Cost: :math:`O(M^2 d)`, and memory for :math:`M^2` distances.
 
