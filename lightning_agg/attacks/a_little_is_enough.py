@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.geometry import deviation, wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import require
@@ -76,9 +77,11 @@ class ALittleIsEnough(LineAttack):
         shift = deviation(rows, mean, self.ddof)
         return mean, shift if self.direction == "above" else -shift
 
-    def factor(self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor) -> float:
+    def factor(
+        self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor, context: AttackContext
+    ) -> float:
         """``z``, or the paper's."""
-        return self.largest_z(len(honest) + len(own), len(own)) if self.z is None else self.z
+        return self.largest_z(context.pool_size, len(own)) if self.z is None else self.z
 
     def check(self, pool_size: int, num_byzantine: int) -> None:
         """Without ``z``, refuse the counts for which the paper's formula has no value."""

@@ -52,6 +52,11 @@ class AttackContext:
         byzantine = self.byzantine or _lowest(num_byzantine, taken=honest + self.passed_over)
         return replace(self, honest=honest, byzantine=byzantine)
 
+    @property
+    def pool_size(self) -> int:
+        """Workers of the round, M, passed over or not."""
+        return len({*self.honest, *self.passed_over, *self.byzantine})
+
     def honest_row(self, worker: int | None = None) -> int:
         """The row of honest worker ``worker``, or else of the next honest one; of the lowest when ``None``.
 

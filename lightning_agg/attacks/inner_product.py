@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.geometry import wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import require_positive
@@ -45,6 +46,8 @@ class InnerProduct(LineAttack):
         mean = wide_mean(honest)
         return mean.new_zeros(1).expand_as(mean), -mean
 
-    def factor(self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor) -> float:
+    def factor(
+        self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor, context: AttackContext
+    ) -> float:
         """``scale``."""
         return self.scale

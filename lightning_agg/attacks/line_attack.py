@@ -20,10 +20,12 @@ class LineAttack(Attack):
         """Origin and direction, ``(d,)`` each, of ``(H, d)`` and ``(f, d)`` rows; called once a round."""
 
     @abstractmethod
-    def factor(self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor) -> float:
+    def factor(
+        self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor, context: AttackContext
+    ) -> float:
         """How far along its line the attack goes; called after :meth:`line`."""
 
     def forward(self, honest: Tensor, own: Tensor, context: AttackContext) -> Tensor:
         """The point on the line, the same for all."""
         origin, direction = self.line(honest, own)
-        return origin + self.factor(honest, own, origin, direction) * direction
+        return origin + self.factor(honest, own, origin, direction, context) * direction

@@ -4,6 +4,7 @@ from typing import get_args
 
 from torch import Tensor
 
+from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.geometry import Perturbation, inner_products, last_root, perturbation, wide_mean
 from lightning_agg.attacks.line_attack import LineAttack
 from lightning_agg.errors import require
@@ -53,7 +54,9 @@ class MinMax(LineAttack):
         mean = wide_mean(honest)
         return mean, perturbation(self.perturbation, honest, mean)
 
-    def factor(self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor) -> float:
+    def factor(
+        self, honest: Tensor, own: Tensor, origin: Tensor, direction: Tensor, context: AttackContext
+    ) -> float:
         """The largest that keeps the distance to every honest row."""
         products = inner_products(honest, origin, direction)
         square, along, products = products[-1, -1], products[-1, :-1], products[:-1, :-1]

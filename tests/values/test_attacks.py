@@ -108,6 +108,14 @@ def test_z_is_defined_exactly_where_the_quantile_is():
                     ALittleIsEnough.largest_z(n, m)
 
 
+@pytest.mark.parametrize("lost", [0, 2, 6, 7])
+def test_z_follows_from_the_workers_of_the_round_whoever_of_them_sends_no_finite_row(lost):
+    honest, own = rows(7), rows(3, seed=1)
+    honest[:lost, 1] = torch.nan
+    expected = ALittleIsEnough(z=ALittleIsEnough.largest_z(10, 3))(honest, own)
+    torch.testing.assert_close(ALittleIsEnough()(honest, own), expected)
+
+
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_alie_over_one_row_has_no_deviation(ddof):
     attack = ALittleIsEnough(z=5.0, ddof=ddof)
