@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -170,26 +170,38 @@ def _told(reason: Reason) -> str:
     owner = reason.owner.rpartition(".")[2]
     if name := re.match(r"Expected a dot import path string: (.*)", text):
         if family := next((f for f in catalog.FAMILIES if name[1] in _names(f)), None):
-            return f"{setting}: {name[1]} is one of the {family}, for {catalog.FAMILIES[family][1]}."
+            place = catalog.FAMILIES[family][1]
+            if setting == place:  # of which the class takes not every one
+                wanted = _parameters(reason.owner)[setting.rpartition(".")[2]].annotation
+                return f"{setting} must be a {getattr(wanted, '__name__', wanted)} in {owner}, got {name[1]}."
+            return f"{setting}: {name[1]} is one of the {family}, for {place}."
         return f"{setting}: there is no class {name[1]}{_meant(name[1], _class_names())}"
     if name := re.match(r"Option '(.*)' is not accepted", text):
-        names = _settings(reason.owner)
+        names = list(_parameters(reason.owner))
         has = f" (it has {', '.join(names)})" if names else ""
         return f"{setting}.{name[1]}: {owner} has no such setting{_meant(name[1], names, has + '.')}"
     if missing := re.match(r"the following arguments are required: (.*)", text):
         names = [f"{setting}.{name}".lstrip(".") for name in missing[1].split(", ")]
         needs = f": {owner} needs {'it' if len(names) == 1 else 'them'}." if owner else "."
         return f"{' and '.join(names)} must be given{needs}"
-    if base := re.search(r"but (?:(?:.*\.)?(\w+) )?is abstract", text):
-        return f"{setting} must name a class, before its settings: {base[1] or reason.value} is none that can be made."
+    if base := re.search(r"but (?:(\S+) )?is abstract", text):
+        return _of_an_abstract_class(setting, base[1] or reason.value)
     if path := re.match(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", text):
         given = path[1] or reason.value
         peer = path[2] == "Aggregator" and given.partition(".")[0] in PEERS
         hint = f"; a rule of another library: --{setting} External --{setting}.rule {given}" if peer else ""
         return f"{setting}: {given} is no {path[2]}{hint}."
     if text.startswith("No module named"):
-        return f"{setting}: {reason.owner} cannot be imported: {text}."
+        return f"{setting}: {reason.owner or reason.value} cannot be imported: {text}."
     return f"{setting}: {text}"
+
+
+def _of_an_abstract_class(setting: str, path: str) -> str:
+    """Of one of ours, that another one is to be named; of the user's own, what it lacks."""
+    package, _, name = path.rpartition(".")
+    if not package or package.startswith("lightning_agg."):
+        return f"{setting} must name a class, before its settings: {name} is none that can be made."
+    return f"{setting}: {name} must define {' and '.join(sorted(resolve_name(path).__abstractmethods__))}."
 
 
 def _type(text: str) -> str:
@@ -240,13 +252,13 @@ def _class_names() -> set[str]:
     return others.union(*map(_names, catalog.FAMILIES))
 
 
-def _settings(path: str) -> list[str]:
-    """Names of the settings of a class, those that it hands on to its bases included."""
+def _parameters(path: str) -> dict[str, Parameter]:
+    """The settings of a class by name, those that it hands on to its bases included."""
     parameters = (
         p for function in constructors(resolve_name(path)) for p in signature(function).parameters.values()
     )
-    return list(
-        dict.fromkeys(
-            p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        )
-    )
+    found: dict[str, Parameter] = {}
+    for p in parameters:
+        if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            found.setdefault(p.name, p)  # a class's own word counts, where its base has the same parameter
+    return found

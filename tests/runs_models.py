@@ -1,6 +1,8 @@
-"""Models that a user might bring."""
+"""Models and rules that a user might bring."""
 
 from torch import Tensor, float64, nn, zeros
+
+from lightning_agg.aggregators import Aggregator
 
 
 class Normed(nn.Module):
@@ -68,6 +70,10 @@ class NeedsWhatIsMissing:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return rows.mean(dim=0)
+
+
+class Unfinished(Aggregator):
+    """A rule that lacks what makes it one."""
 
 
 class NoClasses(nn.Linear):

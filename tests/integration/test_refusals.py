@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from runs import QUICKSTART
+from runs import QUICKSTART, ROOT
 
 from lightning_agg.cli import main
 from lightning_agg.errors import SettingError
@@ -58,12 +58,21 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--byzantine.attack=math.sqrt", "byzantine.attack: math.sqrt is no Attack."),
         ("--byzantine.attack=Attack", "byzantine.attack must name a class, before its settings: Attack is none that can be made."),
         ("--noise.scale=PiecewiseScale", "noise.scale.values and noise.scale.milestones must be given: PiecewiseScale needs them."),
+        ("--model.aggregator=runs_models.Unfinished", "model.aggregator: Unfinished must define forward."),
+        ("--model.aggregator=External --model.aggregator.rule=nope.Krum", "model.aggregator.rule: nope.Krum cannot be imported: No module named 'nope'."),
         ("--data.partitioner.alpha=0.1", "data.partitioner must name a class, before its settings: Partitioner is none that can be made."),
     ],
 )  # fmt: skip
 def test_misspelt_names_and_wrong_types_are_told_in_a_line(options, told):
     with pytest.raises(SettingError, match=f"^{re.escape(told)}$"):
         main(["fit", "-c", QUICKSTART, *options.split()])
+
+
+def test_a_class_that_takes_only_some_of_a_family_is_told():
+    with pytest.raises(
+        SettingError, match=r"^model.aggregator must be a Recurrent in MetaLearner, got Krum\.$"
+    ):
+        main(["fit", "-c", str(ROOT / "configs" / "meta" / "mnist_rnn.yaml"), "--model.aggregator=Krum"])
 
 
 @pytest.mark.parametrize(
