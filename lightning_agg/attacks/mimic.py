@@ -110,6 +110,8 @@ class Mimic(Attack):
         weight = 1 / (1 + self.rounds)
         mean = torch.lerp(self.mean, rows.mean(dim=0), weight)
         centred = rows - mean
+        # The direction does not depend on their scale, whose sixth power float32 would have to hold.
+        centred /= centred.abs().max().clamp(min=torch.finfo(centred.dtype).tiny)
         start = self.direction if self.direction.any() else centred[centred.norm(dim=1).argmax()]
         pull = (centred @ start) @ centred
         length = pull.norm()

@@ -304,6 +304,19 @@ def test_mimic_warmup_by_hand():
     assert attack.found == int(reach.argmax())
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-9, 1e12, 1e36])
+def test_mimic_finds_the_same_worker_at_any_scale(scale):
+    honest = rows(7, 50)
+    honest[4] += 3 * rows(1, 50, seed=1)[0]
+    attack, scaled = Mimic(warmup=5), Mimic(warmup=5)
+    for index in range(5):
+        attack(honest, honest[:3])
+        scaled(scale * honest, honest[:3])
+        if index < 4:
+            torch.testing.assert_close(scaled.direction, attack.direction)
+    assert scaled.found == attack.found == 4
+
+
 def test_a_non_finite_row_does_not_spoil_the_warm_up():
     attack, honest = Mimic(warmup=3), rows(4)
     broken = honest.clone()
