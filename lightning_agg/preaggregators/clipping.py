@@ -11,6 +11,9 @@ from lightning_agg.aggregators.matrix import require_matrix, sum_is_finite
 from lightning_agg.preaggregators.base import PreAggregator
 from lightning_agg.precision import wide_dtype
 
+BEYOND = 2.0**600
+"""Rows whose squares overflow are measured in this unit, in which they do not."""
+
 
 class Clipping(PreAggregator):
     """Brings the rows that are longer than some length to it; subclasses write only :meth:`longest`."""
@@ -32,11 +35,11 @@ class Clipping(PreAggregator):
 
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """The rows, shortened."""
-        return self._scaled(gradients, row_lengths(gradients), context)
+        return self._scaled(gradients, _lengths(gradients), context)
 
     def weights(self, gradients: Tensor, context: Context) -> Tensor:
         """The factor of each row, on the diagonal."""
-        return self._factors(row_lengths(gradients), context).diag()
+        return self._factors(_lengths(gradients), context).diag()
 
     def _scaled(self, gradients: Tensor, lengths: Tensor, context: Context) -> Tensor:
         """The shortened rows in their dtype, multiplied in at least float32."""
@@ -46,3 +49,11 @@ class Clipping(PreAggregator):
     def _factors(self, lengths: Tensor, context: Context) -> Tensor:
         longest = self.longest(lengths, context)
         return torch.where(lengths > longest, longest / lengths, 1.0)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Finite rows ``(M, d)`` -> float64 ``(M,)``: infinite only where it does not hold the length, not its square."""
+    lengths = row_lengths(rows)
+    if sum_is_finite(lengths):
+        return lengths
+    return torch.where(lengths.isfinite(), lengths, row_lengths(rows / BEYOND) * BEYOND)

@@ -77,6 +77,15 @@ def test_norm_clipping() -> None:
     torch.testing.assert_close(NormClipping(2.0)(x), expected)
 
 
+@pytest.mark.parametrize("scale", [1e160, 1e200, 1e307])
+def test_clipping_of_rows_whose_squares_overflow(scale: float) -> None:
+    x = torch.tensor([[3.0, 4.0], [0.3, 0.4], [-3 * scale, 4 * scale]], dtype=torch.float64)
+    clipped = torch.tensor([-3.0, 4.0], dtype=torch.float64)
+    for rule, length in ((NormClipping(2.0), 2.0), (AdaptiveClipping(1), 5.0)):
+        torch.testing.assert_close(rule(x)[2], clipped * length / 5)
+        torch.testing.assert_close(rule.weights(x, Context()) @ x, rule(x))
+
+
 @pytest.mark.parametrize(
     ("size", "f", "clipped"), [(10, 3, 4), (10, 0, 0), (7, 3, 3), (3, 1, 1), (50, 12, 18)]
 )
