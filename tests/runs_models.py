@@ -135,3 +135,20 @@ class Counting(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.seen += len(images)
         return self.linear(images.flatten(1))
+
+
+class Frozen(nn.Sequential):
+    """Has nothing to train."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes).requires_grad_(False))
+
+
+class Detached(nn.Sequential):
+    """Cuts its output off from its parameters."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).detach()

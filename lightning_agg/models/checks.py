@@ -8,7 +8,7 @@ from lightning_agg.errors import require
 
 
 def check_model(model: nn.Module, setting: str = "model.model") -> None:
-    """Raise :class:`~lightning_agg.errors.SettingError` if a layer has running statistics or draws random numbers."""
+    """Raise :class:`~lightning_agg.errors.SettingError` if a layer has running statistics, draws random numbers or has sparse gradients."""
     for name, layer in model.named_modules():
         place = f"layer {name!r} is {type(layer).__name__}" if name else f"it is {type(layer).__name__}"
         require(
@@ -21,6 +21,11 @@ def check_model(model: nn.Module, setting: str = "model.model") -> None:
             _dropout(layer) == 0.0,
             f"{setting} must not use dropout ({place}, p = {_dropout(layer)}): it draws from the global random"
             " generator, so a run could be neither resumed nor spread over processes exactly. Set p to 0.",
+        )
+        require(
+            not (isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse),
+            f"{setting} must not have sparse gradients ({place}): a worker sends one row of numbers, zeros included. Set"
+            " sparse to false.",
         )
 
 

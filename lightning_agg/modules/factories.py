@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_agg.errors import SettingError, require
+from lightning_agg.flat import trainable
 from lightning_agg.models.checks import check_model
 
 ModelFactory = Callable[[int], nn.Module]
@@ -65,6 +66,14 @@ def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: st
     require(
         shape == (1, num_classes),
         f"{setting} must give one output per class, shape (1, {num_classes}) for one input; {name} gives {shape}.",
+    )
+    require(
+        bool(trainable(model)),
+        f"{setting} must have a parameter to train; of {name} none requires a gradient.",
+    )
+    require(
+        output.requires_grad,
+        f"{setting} must give an output with a gradient; that of {name} depends on none of its parameters (detach, no_grad?).",
     )
     require(
         torch.equal(state, torch.get_rng_state()),

@@ -183,6 +183,8 @@ def test_wrong_settings(options, message, tmp_path):
         ("torchvision.models.resnet18", r"must not use batch normalisation"),
         ("torchvision.models.DenseNet", r"must not use batch normalisation"),
         ("runs_models.Counting", r"must not change its buffers in a forward pass; Counting changes seen"),
+        ("runs_models.Frozen", r"must have a parameter to train; of Frozen none requires a gradient"),
+        ("runs_models.Detached", r"must give an output with a gradient; that of Detached depends on none"),
     ],
 )
 def test_models_of_another_kind_are_told(model, message, tmp_path):
