@@ -96,7 +96,7 @@ class ByzantineInjection(PoolCallback):
         self.seed = seeding.run_seed(seed)
 
     def setup(self, trainer: L.Trainer, pl_module: "PoolModule", stage: str) -> None:  # type: ignore[override]
-        """Check the numbers and draw the attackers."""
+        """Check the numbers, draw the attackers, and let their attacks forget an earlier training."""
         require_one_injection(trainer.callbacks)  # type: ignore[attr-defined]
         pool_size = pl_module.pool_size
         require(
@@ -117,6 +117,9 @@ class ByzantineInjection(PoolCallback):
             f"byzantine.first_round must be one round in {type(pl_module).__name__}, got {self.first_rounds}.",
         )
         self.on_episode(trainer, pl_module, episode=0)
+        if stage == "fit" and trainer.global_step == 0:  # what a checkpoint remembers is loaded after this
+            for attack in [*self.attacks, *self.val_attacks]:
+                attack.load_state_dict({})
 
     def _pairs(self, validates_episodes: bool) -> Iterator[tuple[str, Attack, int]]:
         """Every attack with every number of attackers, above 0, that it may meet, and the setting that it comes from."""

@@ -31,11 +31,14 @@ class GradientCompression(PoolCallback):
         self.seed = seeding.run_seed(seed)
 
     def setup(self, trainer: L.Trainer, pl_module: "PoolModule", stage: str) -> None:  # type: ignore[override]
-        """Check that the module compresses."""
+        """Check that the module compresses, and let the compressor forget an earlier training."""
         require(
             self.compressor is None or pl_module.rounds_in_order,
             f"compression.compressor must be null in {type(pl_module).__name__}, got {type(self.compressor).__name__}.",
         )
+        # What a checkpoint remembers is loaded after this.
+        if self.compressor is not None and stage == "fit" and trainer.global_step == 0:
+            self.compressor.load_state_dict({})
 
     def on_compression(
         self, trainer: L.Trainer, pl_module: "PoolModule", gradients: Tensor, batch: RoundBatch

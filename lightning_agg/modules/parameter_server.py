@@ -138,6 +138,7 @@ class ParameterServer(PoolModule):
                     self.pool_size, self.worker_momentum.shape[1]
                 )
             return
+        self.aggregator.reset()  # it may have served another server
         self.model = self.build_model(self.make_model)
         self.trainable = flat.trainable(self.model)
         self.worker_models: WorkerModels | None = None

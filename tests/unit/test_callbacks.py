@@ -39,7 +39,7 @@ def batch(index=0, workers=(0, 1, 2, 3, 4, 5), local=None):
 
 def injection(attack, **options):
     callback = ByzantineInjection(attack, seed=0, **options)
-    trainer = SimpleNamespace(callbacks=[callback])
+    trainer = SimpleNamespace(callbacks=[callback], global_step=0)
     callback.setup(trainer, SERVER, "fit")
     return callback
 
@@ -156,7 +156,7 @@ def test_an_attack_that_remembers_needs_rounds_in_order():
     with pytest.raises(SettingError, match=r"must not remember earlier rounds in SimpleNamespace, got Mimic"):
         callback.setup(SimpleNamespace(callbacks=[callback]), learner, "fit")
     plain = ByzantineInjection(Mimic(), 2, seed=0)
-    plain.setup(SimpleNamespace(callbacks=[plain]), learner, "fit")
+    plain.setup(SimpleNamespace(callbacks=[plain], global_step=0), learner, "fit")
 
 
 def test_the_attack_is_told_the_rule():

@@ -10,9 +10,10 @@ from runs_models import Linear
 from servers import fit, quiet_trainer
 from torch.nn import functional as F
 
-from lightning_agg.aggregators import Aggregator, Mean, Recurrent, TrimmedMean
-from lightning_agg.attacks import Reverse
-from lightning_agg.callbacks import ByzantineInjection
+from lightning_agg.aggregators import Aggregator, CenteredClipping, Mean, Recurrent, TrimmedMean
+from lightning_agg.attacks import Mimic, Reverse
+from lightning_agg.callbacks import ByzantineInjection, GradientCompression
+from lightning_agg.compressors import ErrorFeedbackSign
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
 from lightning_agg.models import MLP
@@ -203,6 +204,30 @@ def test_a_training_that_has_diverged_is_told(tmp_path):
     found = cli.trainer.callback_metrics
     assert found["val/gradient_norm"].isnan()
     assert found["val/median_gradient_norm"].isnan()
+
+
+@pytest.mark.parametrize(
+    ("rule", "callback"),
+    [
+        (CenteredClipping(0.1), None),
+        (Recurrent(weights="mnist_rnn_lstm"), None),
+        (Mean(), ByzantineInjection(Mimic(warmup=3), 1, seed=0)),
+        (Mean(), GradientCompression(ErrorFeedbackSign(), seed=0)),
+    ],
+    ids=["CenteredClipping", "Recurrent", "Mimic", "ErrorFeedbackSign"],
+)
+def test_what_remembers_begins_each_training_anew(rule, callback, tmp_path):
+    data = DigitsPool(pool_size=3, batch_size=16, partitioner=QuantitySkew(min_size=20), seed=0)
+    callbacks = [] if callback is None else [callback]
+    server = ParameterServer(rule, gradient_samples=0, seed=0)
+    trainer = quiet_trainer(2, callbacks)
+    trainer.fit(server, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "2.ckpt")
+    first, second = (flat(fit(5, data, callbacks, aggregator=rule, seed=0).model) for _ in range(2))
+    assert torch.equal(first, second)
+    resumed = ParameterServer(rule, gradient_samples=0, seed=0)
+    quiet_trainer(5, callbacks).fit(resumed, datamodule=data, ckpt_path=tmp_path / "2.ckpt")
+    assert torch.equal(flat(resumed.model), first)
 
 
 class Broken(Aggregator):
