@@ -66,6 +66,10 @@ class PoolDataModule(L.LightningDataModule, ABC):
         super().__init__()
         self.pool_size = pool_size
         self.batch_size: int | Literal["full"] = batch_size
+        require(
+            isinstance(partitioner, Partitioner | None),
+            f"data.partitioner must be a Partitioner, got {partitioner!r}.",
+        )
         self.partitioner = partitioner or IID()
         self.classes = classes
         self.val_size = val_size

@@ -97,11 +97,16 @@ def made_optimizer(make: OptimizerFactory, parameters: Iterable[nn.Parameter], s
     """The optimizer that a setting asks for.
 
     Raises:
-        SettingError: If it does not accept its values, or cannot descend by a gradient that it is given.
+        SettingError: If it makes none, does not accept its values, or cannot descend by a gradient that it is given.
     """
+    require(
+        callable(make),
+        f"{setting} must make an optimizer of the parameters, as functools.partial(SGD, lr=0.1) does, got one that is made:"
+        f" {type(make).__name__}.",
+    )
     try:
         optimizer = make(parameters)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error
     require(
         not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam),
@@ -116,5 +121,5 @@ def told_of_the_schedule(setting: str) -> Iterator[None]:
     """Name ``setting`` in what a schedule of torch raises, at once or in a later step."""
     try:
         yield
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error

@@ -1,6 +1,7 @@
 """Base class of all partitioners: labels in, one shard of indices per worker out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ class Partitioner(ABC):
 
     by_group: bool = False
     """Whether it is given whom each sample comes from, in place of its label."""
+
+    # For a class whose own __init__ does not call this one.
+    min_size: int = 1
+    seed: int | None = None
 
     def __init__(self, min_size: int = 1, seed: int | None = None) -> None:
         require(min_size >= 1, f"partitioner.min_size must be at least 1, got {min_size}.")
@@ -55,8 +60,12 @@ class Partitioner(ABC):
         rng = generator(
             run_seed(seed if self.seed is None else self.seed), f"partition/{type(self).__name__}"
         )
-        split = [np.asarray(shard) for shard in self.split(np.asarray(labels), pool_size, rng)]
-        shards = self.fill(split, rng)
+        split = self.split(np.asarray(labels), pool_size, rng)
+        require(
+            isinstance(split, Iterable),
+            f"{type(self).__name__}.split must return {pool_size} arrays of indices, got {type(split).__name__}.",
+        )
+        shards = self.fill([np.asarray(shard) for shard in split], rng)
         for worker, shard in enumerate(shards):
             _check_indices(f"{type(self).__name__} gives worker {worker}", shard, len(labels))
             require(

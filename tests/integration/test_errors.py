@@ -3,18 +3,23 @@
 import gzip
 import pickle
 import re
+from functools import partial
 from urllib.error import URLError
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 from runs import run
+from servers import fit, quiet_trainer
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 
-from lightning_agg.aggregators import Mean
+from lightning_agg.aggregators import Mean, Recurrent
 from lightning_agg.data import DigitsPool, MNISTPool
 from lightning_agg.errors import SettingError
-from lightning_agg.modules import ParameterServer
+from lightning_agg.modules import MetaLearner, ParameterServer
 
 KRUM = ["--model.aggregator=Krum"]
 
@@ -190,6 +195,36 @@ def test_wrong_settings(options, message, tmp_path):
 def test_models_of_another_kind_are_told(model, message, tmp_path):
     with pytest.raises(SettingError, match=f"model.model {message}"):
         run("fit", tmp_path, f"--model.model={model}", "--trainer.max_steps=2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"optimizer": SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)},
+            "model.optimizer must make an optimizer of the parameters, .* got one that is made: SGD",
+        ),
+        (
+            {"optimizer": partial(SGD, lrr=0.1)},
+            "model.optimizer must be given values that it accepts: .*'lrr'",
+        ),
+        (
+            {"lr_scheduler": StepLR},
+            "model.lr_scheduler must be given values that it accepts: .*missing .*'step_size'",
+        ),
+    ],
+)
+def test_so_is_from_python_what_makes_nothing(settings, message):
+    with pytest.raises(SettingError, match=message):
+        fit(0, DigitsPool(), **settings)
+
+
+@pytest.mark.parametrize("averaging", [EMAWeightAveraging(), StochasticWeightAveraging(0.1)])
+@pytest.mark.parametrize("module", [ParameterServer(Mean()), MetaLearner(Recurrent())])
+def test_averages_of_the_weights_are_refused_from_python(module, averaging):
+    name = type(averaging).__name__
+    with pytest.raises(SettingError, match=f"trainer.callbacks must not have a {name}"):
+        quiet_trainer(1, [averaging]).fit(module, datamodule=DigitsPool())
 
 
 def test_a_model_may_take_the_number_of_classes_by_name(tmp_path):

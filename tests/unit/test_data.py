@@ -353,6 +353,7 @@ LABELS = torch.arange(40) % 4
             "data.augment must be false where the inputs are no images",
         ),
         (Samples(TABLE.long(), LABELS), {"standardize": True}, "data.standardize must be false where"),
+        (Samples(TABLE, LABELS), {"partitioner": "IID"}, "data.partitioner must be a Partitioner, got 'IID'"),
         (Samples(TABLE, LABELS), {"partitioner": ByGroup()}, "must not be ByGroup: Own does not say whom"),
     ],
 )

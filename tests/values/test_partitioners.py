@@ -221,6 +221,26 @@ def test_shards_must_hold_indices(shard, message):
         Own()(np.zeros(10, dtype=int), 2)
 
 
+def test_a_split_that_returns_nothing_is_told():
+    class Own(Partitioner):
+        def split(self, labels, pool_size, rng):
+            pass
+
+    with pytest.raises(SettingError, match=r"^Own.split must return 2 arrays of indices, got NoneType\.$"):
+        Own()(np.zeros(10, dtype=int), 2)
+
+
+def test_a_constructor_of_ones_own_need_not_call_that_of_the_base():
+    class Own(Partitioner):
+        def __init__(self, step):
+            self.step = step
+
+        def split(self, labels, pool_size, rng):
+            return [np.arange(worker, len(labels), self.step) for worker in range(pool_size)]
+
+    assert [len(shard) for shard in Own(2)(np.zeros(10, dtype=int), 2)] == [5, 5]
+
+
 def test_a_sample_belongs_to_one_worker_unless_the_class_says_otherwise():
     class Overlapping(Partitioner):
         def split(self, labels, pool_size, rng):
