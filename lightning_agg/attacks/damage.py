@@ -57,8 +57,10 @@ class Problem(NamedTuple):
         sent = self.origin.expand(len(context.byzantine), -1).to(self.honest.dtype)
         pool, rows = context.pool(self.honest, sent)
 
+        largest = torch.finfo(self.direction.dtype).max
+
         def damage(factor: float) -> float:
-            point = torch.add(self.origin, self.direction, alpha=factor)
+            point = torch.add(self.origin, self.direction, alpha=min(factor, largest))
             for row in rows:
                 pool[row] = point
             away = (aggregate(pool) - self.mean).mul_(self.roots)

@@ -120,9 +120,9 @@ class LineSearch(Wrapper):
 
 
 def _largest(origin: Tensor, direction: Tensor, dtype: torch.dtype) -> float:
-    """A factor about as large as a row of ``dtype`` can have that is finite."""
+    """A factor about as large as a row of ``dtype`` can have that is finite, and finite in ``direction``'s dtype itself."""
     room = 0.99 * torch.finfo(dtype).max - float(origin.abs().max())
-    return room / float(direction.abs().max())
+    return min(room / float(direction.abs().max()), torch.finfo(direction.dtype).max)
 
 
 def _farthest(tried: Problem, size: int) -> float:

@@ -549,6 +549,17 @@ def test_line_search_sends_rows_that_half_precision_holds(rule):
     assert sent.isfinite().all()
 
 
+@pytest.mark.parametrize("rule", [CoordinateMedian(), CenteredClipping(1.0)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_line_search_tries_no_factor_that_float32_does_not_hold(rule, scale):
+    class Signs(InnerProduct):
+        def line(self, honest, own):
+            return honest.mean(0), -scale * honest.mean(0).sign()
+
+    honest = 1e36 * rows(7, 50)
+    assert LineSearch(Signs(), rule)(honest, honest[:3]).isfinite().all()
+
+
 def test_disguise_in_half_precision_leaves_rows_that_its_noise_would_make_infinite():
     honest = torch.full((4, 3), 21_000.0).half()
     disguise, noisy = Disguise(Reverse(scale=3.0), scale=0.5), 0
