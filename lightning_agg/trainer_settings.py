@@ -8,13 +8,6 @@ from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.callbacks.byzantine_injection import require_one_injection
 from lightning_agg.errors import require
 
-AVERAGING = tuple(
-    getattr(callbacks, name)
-    for name in ("StochasticWeightAveraging", "WeightAveraging")
-    if hasattr(callbacks, name)
-)
-"""Callbacks that keep averages of the weights; the second is not in every Lightning that serves."""
-
 
 def check_trainer(config: Any, subcommand: str, injection: ByzantineInjection) -> None:
     """Refuse what would be ignored, or would break a resume or the rounds.
@@ -55,11 +48,6 @@ def check_trainer(config: Any, subcommand: str, injection: ByzantineInjection) -
     )
     listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
     for callback in listed:
-        require(
-            not isinstance(callback, AVERAGING),
-            f"trainer.callbacks must not have a {type(callback).__name__}: its averages are not part of the state that a killed run"
-            " goes on from.",
-        )
         require(
             not isinstance(callback, callbacks.BatchSizeFinder | callbacks.LearningRateFinder),
             f"trainer.callbacks must not have a {type(callback).__name__}: it tries trainings of its own before this one, and what"

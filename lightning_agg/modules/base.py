@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ from lightning_agg.modules.factories import (
     made_optimizer,
     told_of_the_schedule,
 )
+
+AVERAGING = tuple(
+    getattr(lightning_callbacks, name)
+    for name in ("StochasticWeightAveraging", "WeightAveraging")
+    if hasattr(lightning_callbacks, name)
+)
+"""Callbacks that keep averages of the weights; the second is not in every Lightning that serves."""
 
 
 class PoolModule(L.LightningModule, ABC):
@@ -110,7 +118,7 @@ class PoolModule(L.LightningModule, ABC):
         return self.data.num_classes
 
     def setup(self, stage: str) -> None:
-        """Check that data and strategy fit."""
+        """Check that data, strategy and callbacks fit."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PoolDataModule):
             raise SettingError(f"data must be a PoolDataModule, got {type(data).__name__}.")
@@ -126,6 +134,12 @@ class PoolModule(L.LightningModule, ABC):
             "trainer.precision must be bf16-mixed, 32-true or another without a gradient scaler, got 16-mixed: the workers' gradients are"
             " computed and aggregated as they are.",
         )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            require(
+                not isinstance(callback, AVERAGING),
+                f"trainer.callbacks must not have a {type(callback).__name__}: it copies the module before the model is made, and its"
+                " averages are not part of the state that a killed run goes on from.",
+            )
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(self.num_threads or self._threads_before)
 
@@ -276,7 +290,13 @@ class PoolModule(L.LightningModule, ABC):
             self.log("step", float(self.trained_rounds), sync_dist=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose tensors are not those of this configuration."""
+        """Refuse a checkpoint whose tensors are not those of this configuration, or one without a Trainer."""
+        name = type(self).__name__
+        require(
+            self._trainer is not None,
+            f"{name}.load_from_checkpoint cannot make a model, which is made for the data at hand: use Trainer().validate(module,"
+            f" datamodule=..., ckpt_path=...) with a new {name}, whose module.model is then that of the checkpoint.",
+        )
         # Lightning does so after loading, and would have rounded what it loads: 64-true.
         self.trainer.precision_plugin.convert_module(self)
         self.trained_rounds = int(checkpoint["global_step"])
