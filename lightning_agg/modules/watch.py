@@ -64,6 +64,12 @@ class Watch:
                 f"No honest worker's gradient is finite in round {index}: the training has diverged, and the global model is of no"
                 " use (a smaller model.optimizer.lr?).",
             )
+        elif honest and aggregator.num_nonfinite == len(computed):
+            self._tell(
+                "dropped",
+                f"No row that the server got in round {index} is finite, though honest workers computed finite gradients: no step is taken"
+                " then (a smaller noise.scale?).",
+            )
         if aggregator.num_overflows:
             self._tell(
                 "overflow",

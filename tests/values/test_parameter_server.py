@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_agg.aggregators import Aggregator, CenteredClipping, Mean, Recurrent, TrimmedMean
 from lightning_agg.attacks import Mimic, Reverse
-from lightning_agg.callbacks import ByzantineInjection, GradientCompression
+from lightning_agg.callbacks import ByzantineInjection, GradientCompression, NoisePerturbation
 from lightning_agg.compressors import ErrorFeedbackSign
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
@@ -204,6 +204,13 @@ def test_a_training_that_has_diverged_is_told(tmp_path):
     found = cli.trainer.callback_metrics
     assert found["val/gradient_norm"].isnan()
     assert found["val/median_gradient_norm"].isnan()
+
+
+def test_a_training_without_a_finite_row_is_told():
+    data = DigitsPool(pool_size=3, batch_size=16, seed=0)
+    with pytest.warns(UserWarning, match="No row that the server got in round 0 is finite") as told:
+        fit(3, data, [NoisePerturbation(1e39)])
+    assert len([warning for warning in told if "No row" in str(warning.message)]) == 1
 
 
 @pytest.mark.parametrize(
