@@ -291,11 +291,11 @@ class PoolModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose tensors are not those of this configuration, or one without a Trainer."""
-        name = type(self).__name__
+        kind = type(self).__name__
         require(
             self._trainer is not None,
-            f"{name}.load_from_checkpoint cannot make a model, which is made for the data at hand: use Trainer().validate(module,"
-            f" datamodule=..., ckpt_path=...) with a new {name}, whose module.model is then that of the checkpoint.",
+            f"{kind}.load_from_checkpoint cannot make a model, which is made for the data at hand: use Trainer().validate(module,"
+            f" datamodule=..., ckpt_path=...) with a new {kind}; module.model is then that of the checkpoint.",
         )
         # Lightning does so after loading, and would have rounded what it loads: 64-true.
         self.trainer.precision_plugin.convert_module(self)

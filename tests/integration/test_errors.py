@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
-from runs import run
+from runs import assert_same, run
 from servers import fit, quiet_trainer
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
@@ -318,6 +318,19 @@ def test_bad_checkpoints_are_refused(tmp_path, capsys):
         )
     with pytest.raises(SettingError, match="there is no"):
         run("test", tmp_path / "empty")
+
+
+def test_a_module_is_loaded_by_a_trainer(tmp_path):
+    path = tmp_path / "trained.ckpt"
+    trained = fit(2, DigitsPool())
+    trained.trainer.save_checkpoint(path)
+    with pytest.raises(
+        SettingError, match=re.escape("use Trainer().validate(module, datamodule=..., ckpt_path=...)")
+    ):
+        ParameterServer.load_from_checkpoint(path, aggregator=Mean())
+    server = ParameterServer(Mean())
+    quiet_trainer(0).validate(server, datamodule=DigitsPool(), ckpt_path=path)
+    assert_same(server.model.state_dict(), trained.model.state_dict())
 
 
 def test_the_quickstart_itself_is_right(tmp_path):
