@@ -1,6 +1,7 @@
 """The record of a run: its configuration, figures and final results."""
 
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -47,6 +48,9 @@ PLACES = (".root", ".download")
 
 EVALUATED = ("seed_everything", "model", "data")
 FINAL = ("val/loss", "val/accuracy", "test/loss", "test/accuracy")
+
+# The default of a class of others: Timer's interval.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 class RunRecord(SaveConfigCallback):

@@ -61,6 +61,14 @@ def test_the_record_is_in_the_run_whatever_the_logger(logger, tmp_path, capsys):
     assert "tensorboard" not in capsys.readouterr().out
 
 
+def test_the_record_has_the_value_of_an_enum(tmp_path):
+    options = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"]
+    run("fit", tmp_path, *options, "--trainer.max_steps=2")
+    run("test", tmp_path, *options)
+    record = yaml.safe_load((tmp_path / "version_0" / "config.yaml").read_text())
+    assert record["trainer"]["callbacks"][-1]["init_args"]["interval"] == "step"
+
+
 @pytest.mark.slow
 def test_two_runs_started_together_get_a_folder_each(tmp_path):
     both = [start("fit", tmp_path, "--trainer.max_steps=3", f"--seed_everything={seed}") for seed in (1, 2)]
