@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> list[Panel]:
 
     Raises:
         SettingError: If a setting breaks a rule.
-        SystemExit: If a run ended in an error that is not about a setting; after all the others, and their tables.
+        SystemExit: If a run ended in an error that is not about a setting, or none has a score; after all the others, and their tables.
     """
     parser = jsonargparse.ArgumentParser(
         prog="lightning-agg sweep",
@@ -46,6 +46,9 @@ def main(args: Sequence[str]) -> list[Panel]:
     print()
     print((sweep.folder / "tables.md").read_text())
     print(f"sweep: {sweep.folder}\ncurves: tensorboard --logdir {sweep.folder}")
-    if any(cell.crashed for panel in tables for cell in panel.cells.values()):
+    cells = [cell for panel in tables for cell in panel.cells.values()]
+    if any(cell.crashed for cell in cells):
         sys.exit("error: not every run came to its end; the reasons are above.")
+    if not any(cell.values for cell in cells):
+        sys.exit(f"error: no run has a {sweep.score}; the reasons are above.")
     return tables

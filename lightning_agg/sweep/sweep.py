@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_agg.cli import LARGEST_SEED
 from lightning_agg.errors import require, require_choice, require_count
 from lightning_agg.sweep.execution import measure, places, reserved, workers
 from lightning_agg.sweep.grid import Trial, check_tune, read_axes, trials
@@ -89,6 +90,8 @@ class Sweep:
             bool(seeds) and len(set(seeds)) == len(seeds),
             f"seeds must be at least one, and none twice, got {seeds}.",
         )
+        for seed in seeds:
+            require(0 <= seed <= LARGEST_SEED, f"seeds must be from 0 to {LARGEST_SEED}, got {seed}.")
         check_tune("tune", tune or {})
         tune_by = tune_by or score.replace("test/", "val/")
         require(

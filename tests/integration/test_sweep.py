@@ -212,6 +212,14 @@ def test_a_typing_error_is_told_before_anything_runs(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sweep_of_nothing_but_refusals_is_no_success(tmp_path, capsys):
+    told = ['--axes={"model.aggregator.num_byzantine": [4]}', f"--settings={json.dumps(SHORT)}"]
+    with pytest.raises(SystemExit, match=r"^error: no run has a test/accuracy; the reasons are above\.$"):
+        command.main([*told, f"--configs=[{QUICKSTART}]", f"--folder={tmp_path / 'sweep'}"])
+    assert "must satisfy 2 f + 2 < M (f = 4, M = 10)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_misspelt_score_is_told_with_the_first_run_and_other_processes_go_on(tmp_path):
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     other.start()

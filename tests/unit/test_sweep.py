@@ -128,6 +128,7 @@ def test_a_row_may_have_values_of_its_own_to_try():
         ({"rows": "rule", "columns": "rule"}, "columns must be another axis than rows"),
         ({"seeds": []}, "seeds must be at least one"),
         ({"seeds": [1, 1]}, "seeds must be at least one, and none twice"),
+        ({"seeds": [0, -1]}, r"seeds must be from 0 to 4294967295, got -1\."),
         ({"settings": {"seed_everything": 3}}, "seed_everything must be given as seeds of the sweep"),
         (
             {"axes": {"trainer.default_root_dir": ["a"]}},
