@@ -29,6 +29,7 @@ from lightning_agg.callbacks import (
     NoisePerturbation,
     PredictionTable,
     RunCheckpoint,
+    ValidationInterval,
 )
 from lightning_agg.callbacks.run_record import RunRecord
 from lightning_agg.data import PoolDataModule
@@ -222,7 +223,7 @@ def main(args: ArgsType = None) -> PoolCLI:
             "use_distributed_sampler": False,
             "log_every_n_steps": 10,
             "max_epochs": -1,
-            "callbacks": [PredictionTable()],
+            "callbacks": [PredictionTable(), ValidationInterval()],
         },
         args=args,
     )

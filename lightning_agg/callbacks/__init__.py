@@ -9,6 +9,7 @@ from lightning_agg.callbacks.noise_perturbation import NoisePerturbation
 from lightning_agg.callbacks.prediction_table import PredictionTable
 from lightning_agg.callbacks.run_checkpoint import RunCheckpoint
 from lightning_agg.callbacks.run_record import RunRecord
+from lightning_agg.callbacks.validation_interval import ValidationInterval
 from lightning_agg.callbacks.worker_study import WorkerStudy
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "PredictionTable",
     "RunCheckpoint",
     "RunRecord",
+    "ValidationInterval",
     "WorkerStudy",
 ]

@@ -6,6 +6,7 @@ from runs import WORKER_MODELS, assert_resumes, assert_same_run, checkpoint, met
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.callbacks import RunCheckpoint
+from lightning_agg.errors import SettingError
 
 OPTIONS = ["--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1"]
 EARLY = [
@@ -98,6 +99,33 @@ def test_a_stop_between_validations_leaves_no_trace_in_the_weights(tmp_path):
     unbroken, resumed = (checkpoint(tmp_path / name) for name in ("unbroken", "stopped"))
     assert_same_run(unbroken, resumed)
     assert unbroken["optimizer_states"][0]["param_groups"][0]["lr"] < 0.1
+
+
+EPOCHS = [
+    "--data.rounds_per_epoch=3",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.log_every_n_steps=1",
+    "--model.gradient_samples=0",
+]
+
+
+@pytest.mark.parametrize(("interval", "rounds"), [(2, [2, 5, 8, 11]), (3, [3, 6, 9]), (5, [5, 10])])
+def test_an_interval_may_be_longer_than_an_epoch(interval, rounds, tmp_path):
+    options = [*EPOCHS, f"--trainer.val_check_interval={interval}"]
+    run("fit", tmp_path, *options, "--trainer.max_steps=11")
+    assert [int(row["step"]) + 1 for row in metrics(tmp_path) if "val/loss" in row] == rounds
+
+
+def test_and_a_run_with_one_goes_on(tmp_path):
+    assert_resumes(tmp_path, *EPOCHS, "--trainer.val_check_interval=5", stop=4, end=11)
+
+
+@pytest.mark.parametrize("limit", [[], ["--trainer.limit_train_batches=0.5", "--data.rounds_per_epoch=6"]])
+def test_but_not_if_some_epochs_are_not_validated_in(limit, tmp_path):
+    options = [*EPOCHS, "--trainer.val_check_interval=5", *limit, "--trainer.check_val_every_n_epoch=2"]
+    told = "trainer.check_val_every_n_epoch must be null or 1 .*, got 2 .val_check_interval = 5, rounds = 3"
+    with pytest.raises(SettingError, match=told):
+        run("fit", tmp_path, *options, "--trainer.max_steps=11")
 
 
 def test_double_precision_is_resumed_exactly(tmp_path):
