@@ -6,6 +6,9 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 class SettingError(ValueError):
     """A setting breaks a rule; the message names the setting, the rule and the value.
@@ -48,6 +51,21 @@ def require_choice(name: str, value: object, choices: tuple[object, ...]) -> Non
     """Check that a constructor argument is one of ``choices``, such as ``get_args`` of its ``Literal`` type."""
     known = any(type(value) is type(choice) and value == choice for choice in choices)
     require(known, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def require_tensor(
+    name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> None:
+    """Check that what a method of the user's own, ``name``, returned is a tensor of ``shape``, and of ``dtype`` where one is given."""
+    right = isinstance(value, Tensor) and value.shape == shape and dtype in (None, value.dtype)
+    if not right:
+        wanted = f"shape {tuple(shape)}" + (f", {dtype}" if dtype else "")
+        got = (
+            f"shape {tuple(value.shape)}, {value.dtype}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise SettingError(f"{name} must return a torch.Tensor of {wanted}, got {got}.")
 
 
 def require_method(cls: type, like: Callable[..., Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg import seeding
-from lightning_agg.errors import require
+from lightning_agg.errors import require, require_tensor
 from lightning_agg.precision import widened
 
 FLOAT_BITS = 32
@@ -60,7 +60,7 @@ class Compressor(ABC):
         """Rows ``(M, d)`` as the server decodes them, of the same dtype and device, without graph.
 
         Raises:
-            SettingError: If ``gradients`` is no matrix, or the context names other rows or columns.
+            SettingError: If ``gradients`` is no matrix, the context names other rows or columns, or :meth:`forward` returns others.
         """
         require(
             gradients.ndim == 2, f"gradients must be an (M, d) matrix, got shape {tuple(gradients.shape)}."
@@ -81,7 +81,9 @@ class Compressor(ABC):
         # Squares of half precision vanish, and its draws are rounded to 1.
         wide = widened(gradients.detach())
         with torch.no_grad():
-            return self.forward(wide, context).to(gradients.dtype)
+            sent = self.forward(wide, context)
+        require_tensor(f"{type(self).__name__}.forward", sent, wide.shape)
+        return sent.to(gradients.dtype)
 
     @abstractmethod
     def forward(self, gradients: Tensor, context: CompressionContext) -> Tensor:

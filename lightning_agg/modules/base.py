@@ -20,7 +20,7 @@ from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.callbacks.run_checkpoint import RunCheckpoint, should_be_large
 from lightning_agg.data.base import PoolDataModule
 from lightning_agg.data.pool import RoundBatch
-from lightning_agg.errors import SettingError, require, require_count
+from lightning_agg.errors import SettingError, require, require_count, require_tensor
 from lightning_agg.losses import owns_loss
 from lightning_agg.memory import put_buffer
 from lightning_agg.modules.factories import (
@@ -226,6 +226,38 @@ class PoolModule(L.LightningModule, ABC):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PoolCallback):
                 yield callback
+
+    def pass_batch(self, batch: RoundBatch) -> RoundBatch:
+        """What the callbacks make of the batches of a round, one after another.
+
+        Raises:
+            SettingError: If one of them returns something else, or batches of other workers.
+        """
+        for callback in self.pool_callbacks():
+            made = callback.on_worker_batch(self.trainer, self, batch)
+            name, size = f"{type(callback).__name__}.on_worker_batch", len(batch.local)
+            require(
+                isinstance(made, RoundBatch), f"{name} must return a RoundBatch, got {type(made).__name__}."
+            )
+            require(
+                made[:3] == batch[:3] and len(made.inputs) == len(made.targets) == size,
+                f"{name} must return inputs and targets of the same {size} workers, got {len(made.inputs)} and {len(made.targets)} of"
+                f" workers {made.local} in round {made.round}.",
+            )
+            batch = made
+        return batch
+
+    def pass_rows(self, hook: str, gradients: Tensor, batch: RoundBatch) -> Tensor:
+        """What the callbacks make of ``gradients`` ``(M, d)`` in a hook of this name, one after another.
+
+        Raises:
+            SettingError: If one of them returns something else than such a matrix.
+        """
+        for callback in self.pool_callbacks():
+            made = getattr(callback, hook)(self.trainer, self, gradients, batch)
+            require_tensor(f"{type(callback).__name__}.{hook}", made, gradients.shape, gradients.dtype)
+            gradients = made
+        return gradients
 
     @property
     def episode_sizes(self) -> list[int]:

@@ -75,8 +75,7 @@ class PoolProblem(InnerProblem):
         batch = RoundBatch(index, workers, workers, inputs[:, None], targets[:, None], weights)
         for callback in learner.pool_callbacks():
             callback.on_episode(learner.trainer, learner, episode)
-            batch = callback.on_worker_batch(learner.trainer, learner, batch)
-        return batch
+        return learner.pass_batch(batch)
 
     def _sent(
         self,
@@ -90,10 +89,8 @@ class PoolProblem(InnerProblem):
         byzantine = learner.byzantine()
         honest = [worker for worker in batch.workers if worker not in byzantine]
         sent = gradients
-        for callback in learner.pool_callbacks():
-            sent = callback.on_worker_gradients(learner.trainer, learner, sent, batch)
-        for callback in learner.pool_callbacks():
-            sent = callback.on_byzantine_gradients(learner.trainer, learner, sent, batch)
+        for hook in ("on_worker_gradients", "on_byzantine_gradients"):
+            sent = learner.pass_rows(hook, sent, batch)
         context = learner.server_context(batch.round, lambda: parameters.detach())
         honest_gradient, honest_loss = gradients[honest].detach().mean(0), losses[honest].mean()
         if learner.log_loss:

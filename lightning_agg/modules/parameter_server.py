@@ -215,10 +215,8 @@ class ParameterServer(PoolModule):
 
     def training_step(self, batch: RoundBatch, batch_idx: int) -> None:
         """One round; how long its parts take is told by ``--trainer.profiler simple``."""
-        callbacks = list(self.pool_callbacks())
         with self._profiled("worker gradients"):
-            for callback in callbacks:
-                batch = callback.on_worker_batch(self.trainer, self, batch)
+            batch = self.pass_batch(batch)
             local, local_losses = self._work(batch)
         with self._profiled("gather"):
             computed = self.gather(local, batch)
@@ -228,8 +226,7 @@ class ParameterServer(PoolModule):
         gradients = computed = self._with_momentum(computed, batch)
         for name in ("on_worker_gradients", "on_compression", "on_byzantine_gradients"):
             with self._profiled(name), self.watch.draws(f"A callback in {name}"):
-                for callback in callbacks:
-                    gradients = getattr(callback, name)(self.trainer, self, gradients, batch)
+                gradients = self.pass_rows(name, gradients, batch)
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None
         with self._profiled("aggregation"), self.watch.draws(type(self.aggregator).__name__):
@@ -237,7 +234,7 @@ class ParameterServer(PoolModule):
         self.watch.round(self.aggregator, batch.round, computed, self._honest_rows(batch))
         with self._profiled("server step"):
             self._descend(aggregate)
-        for callback in callbacks:
+        for callback in self.pool_callbacks():
             callback.on_after_aggregation(self.trainer, self, gradients, aggregate, batch)
         self._log_round(batch, losses, computed, gradients, aggregate, influence)
 

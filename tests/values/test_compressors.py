@@ -200,6 +200,23 @@ def test_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("decoded", "told"), [(lambda rows: rows[:, :2], r"shape \(1, 2\), torch.float64"), (lambda rows: None, "NoneType")]
+)  # fmt: skip
+def test_what_a_compressor_of_ones_own_returns_is_checked(decoded, told):
+    class Own(Compressor):
+        def forward(self, gradients, context):
+            return decoded(gradients)
+
+        def bits(self, sizes):
+            return 1
+
+    with pytest.raises(
+        SettingError, match=rf"^Own.forward must return a torch.Tensor of shape \(1, 6\), got {told}"
+    ):
+        Own()(ROW)
+
+
 def test_the_meta_learner_does_not_compress():
     learner = SimpleNamespace(rounds_in_order=False)
     with pytest.raises(

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from lightning_agg.aggregators import Aggregator, CenteredClipping, Mean, Recurrent, TrimmedMean
 from lightning_agg.attacks import Mimic, Reverse
 from lightning_agg.callbacks import ByzantineInjection, GradientCompression, NoisePerturbation
+from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.compressors import ErrorFeedbackSign
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
 from lightning_agg.models import MLP
-from lightning_agg.modules import ParameterServer
+from lightning_agg.modules import MetaLearner, ParameterServer
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.partitioners import QuantitySkew
 
@@ -204,6 +205,31 @@ def test_a_training_that_has_diverged_is_told(tmp_path):
     found = cli.trainer.callback_metrics
     assert found["val/gradient_norm"].isnan()
     assert found["val/median_gradient_norm"].isnan()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ParameterServer(Mean()), lambda: MetaLearner(Recurrent(slots=3), horizon=2, truncation_length=2)],
+    ids=["ParameterServer", "MetaLearner"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("hook", "change", "message"),
+    [
+        ("on_worker_gradients", lambda rows: rows[:2], r"a torch.Tensor of shape \(3, 1510\), torch.float32, got shape \(2, 1510\), torch.float32"),
+        ("on_worker_gradients", lambda rows: rows.double(), "a torch.Tensor .* torch.float32, got .* torch.float64"),
+        ("on_byzantine_gradients", lambda rows: torch.cat([rows, rows]), r"a torch.Tensor .* got shape \(6, 1510\)"),
+        ("on_byzantine_gradients", lambda rows: None, "a torch.Tensor .* got NoneType"),
+        ("on_worker_batch", lambda batch: None, "a RoundBatch, got NoneType"),
+        (
+            "on_worker_batch",
+            lambda batch: batch._replace(inputs=batch.inputs[:2]),
+            r"inputs and targets of the same 3 workers, got 2 and 3 of workers \(0, 1, 2\) in round",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_callback_of_ones_own_returns_is_checked(make, hook, change, message):
+    own = type("Own", (PoolCallback,), {hook: lambda self, trainer, module, value, *rest: change(value)})
+    with pytest.raises(SettingError, match=f"^Own.{hook} must return {message}"):
+        quiet_trainer(1, [own()]).fit(make(), datamodule=DigitsPool(pool_size=3, batch_size=16))
 
 
 def test_a_training_without_a_finite_row_is_told():
