@@ -1,6 +1,7 @@
 """Adds noise to what every worker sends."""
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 import lightning as L
@@ -11,7 +12,7 @@ from torch import Tensor
 from lightning_agg import flat, seeding
 from lightning_agg.callbacks.base import PoolCallback
 from lightning_agg.data.pool import RoundBatch
-from lightning_agg.errors import require
+from lightning_agg.errors import SettingError, require
 from lightning_agg.noise_scales import NoiseContext, NoiseScale
 
 if TYPE_CHECKING:
@@ -97,7 +98,24 @@ class NoisePerturbation(PoolCallback):
         if not isinstance(self.scale, NoiseScale):
             return self.scale
         sizes = tuple(p.numel() for p in flat.trainable(pl_module.model).values())
-        return self.scale(gradients, NoiseContext(batch.round, _num_rounds(trainer, pl_module), sizes))
+        scale = self.scale(gradients, NoiseContext(batch.round, _num_rounds(trainer, pl_module), sizes))
+        self._check(scale, gradients.shape[1:], batch.round)
+        return scale
+
+    def _check(self, scale: object, shape: tuple[int, ...], index: int) -> None:
+        """Require what :class:`NoiseScale` promises."""
+        name = f"{type(self.scale).__name__}.__call__"
+        values = torch.tensor(float(scale), dtype=torch.float64) if isinstance(scale, Real) else scale
+        if not isinstance(values, Tensor) or values.shape not in ((), shape):
+            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(scale).__name__
+            raise SettingError(
+                f"{name} must return a number or a torch.Tensor of shape {tuple(shape)}, got {got}."
+            )
+        wrong = values[~(values.isfinite() & (values >= 0))]
+        require(
+            len(wrong) == 0,
+            f"{name} must return what is finite and at least 0, got {wrong[:1].tolist()} in round {index}.",
+        )
 
     def draw(self, size: int, device: torch.device, worker: int, index: int) -> Tensor:
         """``(size,)`` unit-variance noise of ``worker`` in round ``index``."""

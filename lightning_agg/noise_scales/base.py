@@ -34,7 +34,7 @@ class NoiseScale(ABC):
     def __call__(self, gradients: Tensor, context: NoiseContext) -> float | Tensor:
         """Standard deviation b of the noise on ``gradients`` ``(M, d)``: a number, or ``(d,)``, one per coordinate.
 
-        Called once a round, before the noise is drawn; at least 0 everywhere.
+        Called once a round, before the noise is drawn; finite and at least 0 everywhere.
         """
 
     def check(self, num_rounds: int | None) -> None:

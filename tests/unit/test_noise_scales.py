@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from runs import assert_resumes, metrics, run
@@ -10,7 +11,7 @@ from torch import nn
 from lightning_agg.callbacks import NoisePerturbation
 from lightning_agg.data import RoundBatch
 from lightning_agg.errors import SettingError
-from lightning_agg.noise_scales import NoiseContext, PerTensorScale, PiecewiseScale, TheoryScale
+from lightning_agg.noise_scales import NoiseContext, NoiseScale, PerTensorScale, PiecewiseScale, TheoryScale
 
 LOGGED = ["--trainer.log_every_n_steps=1", "--model.gradient_samples=0"]
 
@@ -91,6 +92,38 @@ def test_noise_is_the_constant_one_times_the_scale():
 def test_refused(make, message):
     with pytest.raises(SettingError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (-1.0, r"must return what is finite and at least 0, got \[-1.0\] in round 8\."),
+        (float("nan"), r"must return what is finite and at least 0, got \[nan\]"),
+        (torch.tensor([1.0, torch.inf, 1.0]), r"must return what is finite and at least 0, got \[inf\]"),
+        (None, r"must return a number or a torch.Tensor of shape \(3,\), got NoneType\."),
+        (torch.ones(2), r"must return a number or a torch.Tensor of shape \(3,\), got shape \(2,\)\."),
+    ],
+)
+def test_what_a_scale_of_ones_own_returns_is_checked(scale, message):
+    class Own(NoiseScale):
+        def __call__(self, gradients, context):
+            return scale
+
+    pool, trainer = server(model=nn.Linear(2, 1)), SimpleNamespace(max_steps=10)
+    with pytest.raises(SettingError, match=f"^Own.__call__ {message}"):
+        NoisePerturbation(Own(), seed=0).on_worker_gradients(trainer, pool, torch.zeros(3, 3), batch(8))
+
+
+def test_a_scale_may_be_any_number():
+    class Own(NoiseScale):
+        def __call__(self, gradients, context):
+            return next(answers)
+
+    pool, trainer = server(model=nn.Linear(2, 1)), SimpleNamespace(max_steps=10)
+    callback, zeros = NoisePerturbation(Own(), seed=0), torch.zeros(3, 3)
+    answers = iter([1, 1.0, np.float32(1), torch.tensor(1.0), torch.ones(3, dtype=torch.float64)])
+    rows = [callback.on_worker_gradients(trainer, pool, zeros, batch(8)) for _ in range(5)]
+    assert all(torch.equal(row, rows[0]) for row in rows)
 
 
 def test_theory_needs_a_known_number_of_rounds(tmp_path):
