@@ -7,13 +7,22 @@ import matplotlib.pyplot as plt
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_agg.callbacks.figures import curves_figure
+from lightning_agg.errors import require
 
 if TYPE_CHECKING:
+    from lightning_agg.modules.base import PoolModule
     from lightning_agg.modules.meta_learner import MetaLearner
 
 
 class EpisodeCurves(L.Callback):
     """Draws the episodes of ``MetaLearner``'s validation and test in TensorBoard, each beside its baselines."""
+
+    def setup(self, trainer: L.Trainer, pl_module: "PoolModule", stage: str) -> None:  # type: ignore[override]
+        """Check that there are episodes."""
+        require(
+            pl_module.validates_episodes,
+            f"trainer.callbacks must not have an EpisodeCurves in {type(pl_module).__name__}, whose validation plays no episodes.",
+        )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: "MetaLearner") -> None:  # type: ignore[override]
         """Draw the validation."""

@@ -12,7 +12,7 @@ import torch
 from lightning_agg import flat
 from lightning_agg.aggregators import CenteredClipping, Mean, Recurrent
 from lightning_agg.attacks import Disguise, InnerProduct, LineSearch, SignFlip
-from lightning_agg.callbacks import ByzantineInjection
+from lightning_agg.callbacks import ByzantineInjection, EpisodeCurves
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.callbacks.figures import curves_figure
 from lightning_agg.data import DigitsPool
@@ -106,6 +106,11 @@ def test_what_is_trained_is_what_a_parameter_server_does(trust):
 def curve(*losses):
     values = torch.tensor(losses)
     return Curve(torch.arange(1, len(losses) + 1), values, values[-1], torch.tensor(0.5))
+
+
+def test_there_are_no_curves_of_a_server():
+    with pytest.raises(SettingError, match="must not have an EpisodeCurves in ParameterServer"):
+        fit(ParameterServer(Mean()), EpisodeCurves(), max_steps=1)
 
 
 def test_the_figure_has_a_panel_per_episode_and_cuts_off_what_diverged():
