@@ -135,6 +135,7 @@ class PoolDataModule(L.LightningDataModule, ABC):
         )
         self._check_samples(dataset)
         train, test = self._kept(dataset.train), self._kept(dataset.test)
+        require(len(test) > 0, f"data.classes must leave a sample of the test set, got {self.classes}.")
         labels = train.labels.numpy()
         val_size, public_size = self._sizes(len(labels))
         order = stratified_order(labels, seeding.generator(self.seed, "split"))

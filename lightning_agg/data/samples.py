@@ -48,7 +48,7 @@ class Samples:
             num_classes: How many classes are named.
 
         Raises:
-            SettingError: If inputs, labels or groups are not as above, or not finite, or there are labels without a name.
+            SettingError: If inputs, labels or groups are not as above, not finite or none, or there are labels without a name.
         """
         inputs, labels = self.inputs, self.labels
         require(
@@ -67,8 +67,9 @@ class Samples:
                 f"the {part} {name} of a data set must be int64, one for each of the {len(inputs)} inputs, got {values.dtype} of"
                 f" shape {tuple(values.shape)}.",
             )
+        require(len(labels) > 0, f"the {part} inputs of a data set must be at least one, got 0.")
         require(
-            len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < num_classes),
+            int(labels.min()) >= 0 and int(labels.max()) < num_classes,
             f"the {part} labels of a data set must be 0 to {num_classes - 1}, as it names {num_classes} classes, got"
             f" {torch.unique(labels).tolist()}.",
         )

@@ -373,6 +373,22 @@ def test_both_parts_must_be_alike():
         ready(Unlike(Samples(TABLE, LABELS)))
 
 
+@pytest.mark.parametrize(
+    ("left", "classes", "message"),
+    [
+        (0, None, r"^the test inputs of a data set must be at least one, got 0\.$"),
+        (2, [2, 3], r"^data.classes must leave a sample of the test set, got \[2, 3\]\.$"),
+    ],
+)
+def test_there_must_be_something_to_test_on(left, classes, message):
+    class FewToTest(Own):
+        def load(self):
+            return Dataset(self.data, Samples(TABLE[:left], LABELS[:left]), tuple("abcd"))
+
+    with pytest.raises(SettingError, match=message):
+        ready(FewToTest(Samples(TABLE, LABELS), classes=classes))
+
+
 def test_numbers_are_read_as_they_are_or_standardised():
     plain, standard = ready(Own(Samples(TABLE, LABELS))), ready(Own(Samples(TABLE, LABELS), standardize=True))
     every = torch.arange(40)
