@@ -31,6 +31,11 @@ class PoolCallback(L.Callback):
     byzantine: frozenset[int] = frozenset()
     """Pool-wide indices of the workers that this callback makes Byzantine."""
 
+    @property
+    def who(self) -> str:
+        """Whose doing is what the hooks do, as warnings name it."""
+        return type(self).__name__
+
     def active(self, index: int) -> bool:
         """Whether they are so in round ``index``, and do not only wait."""
         return True

@@ -176,6 +176,11 @@ class ByzantineInjection(PoolCallback):
             return frozenset(range(count))
         return frozenset(rng.choice(size, count, replace=False).tolist())
 
+    @property
+    def who(self) -> str:
+        """The attack of the episode."""
+        return super().who if self.attack is None else type(self.attack).__name__
+
     def active(self, index: int) -> bool:
         """Whether the attack is on in round ``index`` of the run, or of the episode."""
         return self.first_round <= index and (self.last_round is None or index <= self.last_round)

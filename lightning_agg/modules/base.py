@@ -31,6 +31,7 @@ from lightning_agg.modules.factories import (
     made_optimizer,
     told_of_the_schedule,
 )
+from lightning_agg.modules.watch import Watch
 
 AVERAGING = tuple(
     getattr(lightning_callbacks, name)
@@ -95,6 +96,7 @@ class PoolModule(L.LightningModule, ABC):
         self.num_threads = num_threads
         self.seed = seeding.run_seed(seed)
         self.automatic_optimization = False
+        self.watch = Watch()
         self._schedules: dict[str, LRScheduler] = {}
         self._resumed_optimizers: list[str] | None = None
         self._resumed_memory: dict[str, Tensor] = {}
@@ -234,7 +236,8 @@ class PoolModule(L.LightningModule, ABC):
             SettingError: If one of them returns something else, or batches of other workers.
         """
         for callback in self.pool_callbacks():
-            made = callback.on_worker_batch(self.trainer, self, batch)
+            with self.watch.draws(f"{callback.who} in on_worker_batch"):
+                made = callback.on_worker_batch(self.trainer, self, batch)
             name, size = f"{type(callback).__name__}.on_worker_batch", len(batch.local)
             require(
                 isinstance(made, RoundBatch), f"{name} must return a RoundBatch, got {type(made).__name__}."
@@ -254,7 +257,8 @@ class PoolModule(L.LightningModule, ABC):
             SettingError: If one of them returns something else than such a matrix.
         """
         for callback in self.pool_callbacks():
-            made = getattr(callback, hook)(self.trainer, self, gradients, batch)
+            with self.watch.draws(f"{callback.who} in {hook}"):
+                made = getattr(callback, hook)(self.trainer, self, gradients, batch)
             require_tensor(f"{type(callback).__name__}.{hook}", made, gradients.shape, gradients.dtype)
             gradients = made
         return gradients

@@ -29,7 +29,6 @@ from lightning_agg.modules.base import PoolModule
 from lightning_agg.modules.factories import LRSchedulerFactory, ModelFactory, OptimizerFactory
 from lightning_agg.modules.objective import worker_objective_gradients
 from lightning_agg.modules.public import server_context
-from lightning_agg.modules.watch import Watch
 from lightning_agg.modules.worker_models import WorkerModels
 
 LOCAL_LR = 0.1
@@ -123,7 +122,6 @@ class ParameterServer(PoolModule):
         self.participation = participation
         self.gradient_samples: int | Literal["full"] = gradient_samples
         self.chunk_size = chunk_size
-        self.watch = Watch()
 
     def setup(self, stage: str) -> None:
         """Check the settings against each other and make the model for the data."""
@@ -225,7 +223,7 @@ class ParameterServer(PoolModule):
             computed = self.worker_models.descend(computed, batch.workers)
         gradients = computed = self._with_momentum(computed, batch)
         for name in ("on_worker_gradients", "on_compression", "on_byzantine_gradients"):
-            with self._profiled(name), self.watch.draws(f"A callback in {name}"):
+            with self._profiled(name):
                 gradients = self.pass_rows(name, gradients, batch)
         context = self._context(batch.round, batch.workers)
         influence = self.aggregator.influence(gradients, context) if self.logs_round(batch) else None

@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +38,7 @@ CARRIED = (
 """What a rule may carry from round to round; a dict or a set may be a cache."""
 
 LOOKED_AT = 3
-"""Rounds in which it is seen who draws random numbers."""
+"""How often it is seen of each whether it draws random numbers."""
 
 
 class Watch:
@@ -47,17 +47,16 @@ class Watch:
     def __init__(self) -> None:
         self._told: set[str] = set()
         self._before: dict[str, bytes] = {}
-        self._rounds = 0
+        self._looks: Counter[str] = Counter()
 
     def begin(self, aggregator: Aggregator, attacks: Iterable[Attack] = ()) -> None:
         """A fit begins."""
         self._told.clear()
-        self._rounds = 0
+        self._looks.clear()
         self._before = unsaved(aggregator, attacks)
 
     def round(self, aggregator: Aggregator, index: int, computed: Tensor, honest: Sequence[int]) -> None:
         """A round has been aggregated, in which the workers had ``computed`` ``(M, d)``; ``honest`` are rows of it."""
-        self._rounds += 1
         if aggregator.num_nonfinite and honest and not bool(computed[honest].isfinite().all(dim=1).any()):
             self._tell(
                 "diverged",
@@ -79,9 +78,10 @@ class Watch:
     @contextmanager
     def draws(self, who: str) -> Iterator[None]:
         """Around what must not draw random numbers from a global generator."""
-        if self._rounds >= LOOKED_AT:
+        if self._looks[who] >= LOOKED_AT:
             yield
             return
+        self._looks[who] += 1
         before = _generators()
         yield
         if _generators() != before:

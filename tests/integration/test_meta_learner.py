@@ -12,6 +12,8 @@ from servers import fit, quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.aggregators import Mean, Recurrent
+from lightning_agg.attacks import Attack, Drop
+from lightning_agg.callbacks import ByzantineInjection
 from lightning_agg.callbacks.base import TEST_EPISODES, VALIDATION_EPISODES
 from lightning_agg.data import DigitsPool
 from lightning_agg.errors import SettingError
@@ -152,6 +154,21 @@ def test_the_pool_serves_a_parameter_server_afterwards(tmp_path, monkeypatch):
     quiet_trainer(1).fit(learner, datamodule=data)
     server = fit(2, data)
     assert server.trainer.global_step == 2
+
+
+class Careless(Attack):
+    def forward(self, honest, own, context):
+        return own * float(np.random.rand())
+
+
+def test_an_attack_that_draws_from_a_global_generator_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learner = MetaLearner(Recurrent(slots=4), horizon=4, truncation_length=4)
+    injection = ByzantineInjection([Drop(), Drop(), Careless()], 1, seed=0)
+    with pytest.warns(UserWarning, match="draws from a global random generator") as warnings:
+        quiet_trainer(6, [injection]).fit(learner, datamodule=DigitsPool(pool_size=4, batch_size=8))
+    (told,) = (str(warning.message) for warning in warnings if "draws from" in str(warning.message))
+    assert told.startswith("Careless in on_byzantine_gradients draws")
 
 
 def test_the_test_plays_episodes(trained):

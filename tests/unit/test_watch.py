@@ -85,11 +85,14 @@ def test_what_no_checkpoint_holds_is_told_once_of_each(recwarn):
     assert [message.split(" changes from")[0] for message in told] == expected
 
 
-def test_it_is_looked_at_in_the_first_rounds_alone(recwarn):
+def test_each_is_looked_at_in_its_first_rounds_alone(recwarn):
     watch = Watch()
     watch.begin(Mean())
-    for index in range(LOOKED_AT):
-        watch.round(Mean(), index, torch.ones(2, 2), [0, 1])
-    with watch.draws("Loud"):
-        torch.rand(1)
-    assert not recwarn.list
+    for _ in range(LOOKED_AT):
+        with watch.draws("Late"):
+            pass
+    for who in ("Late", "Loud"):
+        with watch.draws(who):
+            torch.rand(1)
+    (told,) = recwarn.list
+    assert str(told.message).startswith("Loud draws")
