@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.context import NOTHING, Context
 from lightning_agg.aggregators.matrix import drop_nonfinite, finite_rows, require_matrix, sum_is_finite
-from lightning_agg.errors import SettingError, require, require_method
+from lightning_agg.errors import SettingError, require, require_method, require_tensor
 from lightning_agg.memory import Remembers
 from lightning_agg.precision import full_precision
 
@@ -112,15 +112,7 @@ class Aggregator(Remembers, ABC):
         # set_grad_enabled takes half the time of torch.no_grad().
         with torch.set_grad_enabled(False):
             aggregate: Tensor = super().__call__(rows, context)
-        if (
-            not isinstance(aggregate, Tensor)
-            or aggregate.shape != rows.shape[1:]
-            or aggregate.dtype != rows.dtype
-        ):
-            got = _form(aggregate) if isinstance(aggregate, Tensor) else type(aggregate).__name__
-            raise SettingError(
-                f"{type(self).__name__}.forward must return a torch.Tensor of {_form(rows[0])}, got {got}."
-            )
+        require_tensor(f"{type(self).__name__}.forward", aggregate, rows.shape[1:], rows.dtype)
         if _writes(rows) != writes:
             raise SettingError(
                 f"{type(self).__name__}.forward must not write into the gradients, which others read after it, but into a copy."
@@ -203,10 +195,6 @@ class Aggregator(Remembers, ABC):
     def _require(self, gradients: Tensor) -> None:
         require_matrix(gradients)
         self.check(gradients.shape[0])  # len() of a tensor takes longer
-
-
-def _form(values: Tensor) -> str:
-    return f"shape {tuple(values.shape)}, {values.dtype}"
 
 
 def _writes(rows: Tensor) -> int:
