@@ -45,9 +45,8 @@ def _needed(made: Any) -> list[str]:
     """Parameters of a class or function that cannot be null."""
     found: dict[str, bool] = {}
     for function in constructors(made):
-        found = (
-            _parameters(function) | found
-        )  # a class's own word counts, where its base has the same parameter
+        # A class's own word counts, where its base has the same parameter.
+        found = _parameters(function) | found
     return [name for name, needed in found.items() if needed]
 
 

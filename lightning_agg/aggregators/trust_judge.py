@@ -56,8 +56,8 @@ class TrustJudge(nn.Module):
 class JudgePanel(nn.ModuleList):
     """Judges who each remember the workers by themselves, and of whose logits the median counts.
 
-    What one of them hardly met in training, and trusts or distrusts by chance, the others mostly see otherwise. Of an even number the lower one of
-    the two in the middle counts.
+    They begin apart, and draw their examples apart, so that the chance of that is evened out; what the episodes of the training lacked, all of them
+    lack. Of an even number the lower one of the two in the middle counts.
 
     Reference:
         Lakshminarayanan et al., *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 2017, who take the mean.

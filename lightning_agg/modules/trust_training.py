@@ -98,11 +98,10 @@ class TrustTraining(nn.Module):
 
     def train_judges(self, judges: JudgePanel, optimizer: Any, key: tuple[int, int]) -> Tensor:
         """Steps of ``optimizer`` after a window; ``key`` is (seed, window). Gives the mean loss."""
-        losses = []
+        losses, kept = [], min(int(self.count), self.capacity)
         for step in range(self.steps):
             optimizer.zero_grad()
             for number, (judge, memory) in enumerate(judges.with_memories(self.memory)):
-                kept = min(int(self.count), self.capacity)
                 rng = seeding.generator(key[0], "judge", number, key[1] * self.steps + step)
                 chosen = torch.from_numpy(rng.choice(kept, min(self.batch_size, kept), replace=False))
                 with torch.enable_grad():
