@@ -39,7 +39,7 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
-    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
     with learned trust weights that hold no judge begin with ones that trust all alike.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
@@ -52,8 +52,7 @@ class Recurrent(Aggregator):
         an update, not θ itself as the text says: θ = A o would vanish with the gradients. Where :math:`A_i` is 0, inputs
         and update are 0. ``sorted`` and ``trust`` order, all scales but ``l2``, the running scale, the gate, the line search
         and trust that adds up are ours: one round's losses cannot tell liars from honest workers once the loss is low, their sum can. Who is honest
-        for long and lies then is trusted for a while. So is the judge. Under learned trust no row counts for more than one five times as long as the public gradient is or usually
-        is (FLTrust, Cao et al., NDSS 2021, brings all rows to its length): the judge wants some rounds to tell. A row that was dropped because it was not finite is absent; in ``given``
+        for long and lies then is trusted for a while. So is the judge. A row that was dropped because it was not finite is absent; in ``given``
         order the rows after it move up.
 
     Args:
@@ -97,6 +96,8 @@ class Recurrent(Aggregator):
             their last ones of all) and less a twentieth,
             are trust and ``gate``; ``trust_decay``, ``trust_margin``, ``direction_decay``, ``direction_margin`` and ``distrust_copies`` are of trust by a rule, and must then be 0 or false [losses].
         num_judges: Judges of ``learned`` trust, trained from different starts; the median of their logits counts [1].
+        length_limit: Under ``learned`` trust no row counts for more than one that many times as long as the public gradient is, or usually
+            is: the judge wants some rounds to tell. FLTrust (Cao et al., NDSS 2021) brings all rows to that length [5].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -153,6 +154,7 @@ class Recurrent(Aggregator):
         gate: bool | None = None,
         trust: Trust | None = None,
         num_judges: int | None = None,
+        length_limit: float | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
         direction_decay: float | None = None,

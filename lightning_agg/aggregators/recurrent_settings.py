@@ -34,6 +34,7 @@ ARCHITECTURE: dict[str, Any] = {
     "gate": False,
     "trust": "losses",
     "num_judges": 1,
+    "length_limit": 5.0,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -46,13 +47,17 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "num_samples", "trial_step", "line_search",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit",
+    "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
 
 
 RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
 """Settings of the rule by which workers are trusted where that is not learned."""
+
+OF_JUDGES = ("num_judges", "length_limit")
+"""Settings of trust that is learned."""
 
 
 def merged(given: dict[str, Any], stored: dict[str, Any], weights: str | None) -> dict[str, Any]:
@@ -73,8 +78,8 @@ def merged(given: dict[str, Any], stored: dict[str, Any], weights: str | None) -
     settings = {**ARCHITECTURE, **stored, **given}
     if settings["trust"] == "learned":  # weights that were trained with a rule hold the rule's settings
         settings |= {name: ARCHITECTURE[name] for name in RULE_OF_TRUST if name not in given}
-    elif "num_judges" not in given:  # and weights that were trained with judges their number
-        settings["num_judges"] = ARCHITECTURE["num_judges"]
+    else:  # and weights that were trained with judges theirs
+        settings |= {name: ARCHITECTURE[name] for name in OF_JUDGES if name not in given}
     check_settings(settings)
     return settings
 
@@ -146,7 +151,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     for name in ("hidden_size", "num_layers", "slots", "num_samples", "num_judges"):
         require_count(name, settings[name], minimum=1)
     require_count("decay_after", settings["decay_after"])
-    for name in ("clamp_exponent", "output_scale", "trial_step"):
+    for name in ("clamp_exponent", "output_scale", "trial_step", "length_limit"):
         require_positive(name, settings[name])
     for name, choices in (
         ("cell", Cell),
@@ -178,10 +183,11 @@ def check_settings(settings: dict[str, Any]) -> None:
             not learned or not settings[name],
             f"{name} must be 0 or false where trust is learned: it is of trust by a rule, got {settings[name]}.",
         )
-    require(
-        learned or settings["num_judges"] == 1,
-        f"num_judges needs trust learned, got {settings['num_judges']} and {settings['trust']}.",
-    )
+    for name in OF_JUDGES:
+        require(
+            learned or settings[name] == ARCHITECTURE[name],
+            f"{name} needs trust learned, got {settings[name]} and {settings['trust']}.",
+        )
     require(
         uses_trust or settings["trust"] == "losses",
         f"trust {settings['trust']} needs gate true or worker_order trust, got neither.",

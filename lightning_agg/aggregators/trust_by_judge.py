@@ -41,11 +41,8 @@ WORST = (-LARGEST_DESCENT, -LARGEST_DESCENT, -1.0, -1.0, -1.0)
 LEAST_WEIGHT = 0.05
 """Part of the largest weight that is taken off everyone's, so that a row of any length can count for nothing."""
 
-LONGEST = 5.0
-"""No row counts for more than one so many times as long as the public gradient is, or usually is."""
-
 LENGTH_DECAY = 0.9
-"""Of the running mean of that length."""
+"""Of the running mean of the public gradient's length."""
 
 EVEN = 0.5
 """The weight of a worker who is as likely honest as not."""
@@ -60,6 +57,7 @@ def by_judge(
     context: Context,
     seen: Seen,
     step: int,
+    length_limit: float,
     trial_step: float,
     num_samples: int,
 ) -> Trusted:
@@ -78,7 +76,7 @@ def by_judge(
     weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
     length = torch.linalg.vector_norm(public).reshape(1)
     usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
-    bound, lengths = LONGEST * torch.maximum(length, usual), row_lengths(gradients).to(gradients)
+    bound, lengths = length_limit * torch.maximum(length, usual), row_lengths(gradients).to(gradients)
     cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
     seen = seen._replace(judged=memory, verdict=verdict, length=usual)
     number = weights.max() * effective_number(weights, same)

@@ -56,6 +56,7 @@ class WorkerFeatures:
     trial_step: float
     gate: bool
     trust: Trust
+    length_limit: float
     trust_decay: float
     trust_margin: float
     direction_decay: float
@@ -145,7 +146,16 @@ class WorkerFeatures:
             nobody = gradients.new_zeros(len(gradients))
             return Trusted(nobody, nobody, nobody.sum(), seen)
         if self.judges is not None:
-            return by_judge(self.judges, gradients, context, seen, step, self.trial_step, self.num_samples)
+            return by_judge(
+                self.judges,
+                gradients,
+                context,
+                seen,
+                step,
+                self.length_limit,
+                self.trial_step,
+                self.num_samples,
+            )
         rule = TrustByRule(**{name: getattr(self, name) for name in TrustByRule.__dataclass_fields__})
         return rule(gradients, context, seen)
 

@@ -277,6 +277,10 @@ def test_no_row_counts_for_more_than_a_usual_one():
     assert second.judged.cut.tolist() == pytest.approx([1.0, 9.5 / 20, 1.0, 9.5e-6])
     nothing = server(rows, [0.1] * 4, [0.0] * D)
     assert rule.features(rows, nothing, rule.features.unseen(4, rows), 0).judged.cut.tolist() == [1.0] * 4
+    shorter = Recurrent(**LEARNED, length_limit=2.0).features
+    assert shorter(rows, smaller, shorter.unseen(4, rows), 0).judged.cut.tolist() == pytest.approx(
+        [1.0, 0.1, 2 / 3, 2e-6]
+    )
     rows = torch.randn(3, D)
     given = example_of_round(
         rows,
@@ -412,6 +416,14 @@ def test_the_number_of_judges_is_that_of_the_weights(tmp_path):
         Recurrent(weights=file, num_judges=2)
 
 
+def test_the_limit_of_the_length_is_that_of_the_weights_unless_it_is_given(tmp_path):
+    file = str(tmp_path / "short.safetensors")
+    Recurrent(**LEARNED, length_limit=2.0).save(file)
+    assert Recurrent(weights=file).features.length_limit == 2
+    assert Recurrent(weights=file, length_limit=5.0).features.length_limit == 5
+    assert Recurrent(weights=file, trust="losses").architecture["length_limit"] == 5
+
+
 def test_weights_trained_with_the_rule_begin_with_untrained_judges():
     rule = Recurrent(weights="mnist_rnn_lstm", loss_information=True, trust="learned", num_judges=2)
     assert not rule.trained
@@ -445,6 +457,8 @@ def test_it_remembers_and_forgets():
         ({**LEARNED, "trust_decay": 0.9}, "trust_decay must be 0 or false where trust is learned: it is of trust by a rule, got 0.9"),
         ({"num_judges": 3}, "num_judges needs trust learned, got 3 and losses"),
         ({**LEARNED, "num_judges": 0}, "num_judges must be an integer of at least 1, got 0"),
+        ({"length_limit": 2.0}, "length_limit needs trust learned, got 2.0 and losses"),
+        ({**LEARNED, "length_limit": 0.0}, "length_limit must be a finite number above 0, got 0.0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
     ],
 )  # fmt: skip
