@@ -32,12 +32,16 @@ def console() -> None:
             others[given[0]](sys.argv[2:])
         else:
             main()
+        sys.stdout.flush()
     except (SettingError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):
             raise
         sys.exit(f"error: trainer.callbacks: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it when it ends
+        sys.exit(128 + signal.SIGPIPE)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own code is that of a training that has come to its end
 

@@ -80,11 +80,13 @@ class ByzantineInjection(PoolCallback):
             f"byzantine.attack must be set where byzantine.num_byzantine is not 0 (num_byzantine = {num_byzantine}).",
         )
         self.first_rounds = _listed(first_round)
+        for first in self.first_rounds:
+            require_count("byzantine.first_round", first)
+        if last_round is not None:
+            require_count("byzantine.last_round", last_round)
         require(
             len(self.first_rounds) > 0
-            and all(
-                first >= 0 and (last_round is None or first <= last_round) for first in self.first_rounds
-            ),
+            and all(last_round is None or first <= last_round for first in self.first_rounds),
             "byzantine must satisfy 0 <= first_round <= last_round"
             f" (first_round = {first_round}, last_round = {last_round}).",
         )

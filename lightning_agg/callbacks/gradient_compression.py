@@ -27,6 +27,10 @@ class GradientCompression(PoolCallback):
     """
 
     def __init__(self, compressor: Compressor | None = None, seed: int | None = None) -> None:
+        require(
+            compressor is None or isinstance(compressor, Compressor),
+            f"compression.compressor must be a compressor, got {compressor!r}.",
+        )
         self.compressor = compressor
         self.seed = seeding.run_seed(seed)
 

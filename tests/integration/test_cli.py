@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,18 @@ def test_a_wrong_setting_is_told_in_one_paragraph(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:  # with a text, which Python then prints with an exit status of 1
         console()
     assert ended.value.code == "error: Krum: num_byzantine must satisfy 2 f + 2 < M (f = 7, M = 10)."
+
+
+@pytest.mark.slow
+def test_a_reader_who_goes_is_no_error():
+    """As with ``lightning-agg list | head -1``."""
+    script = str(Path(sys.executable).with_name("lightning-agg"))
+    with subprocess.Popen(
+        [script, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+    assert listing.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.slow

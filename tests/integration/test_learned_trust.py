@@ -200,7 +200,7 @@ def test_episodes_begin_in_a_checkpoint_as_they_began(tmp_path):
         (["--model.pool_sizes=[3, 7]"], "model.pool_sizes must be at most data.pool_size (pool_sizes = [3, 7], pool_size = 6)"),
         (["--model.pool_sizes=[0]"], "model.pool_sizes must be an integer of at least 1, got 0"),
         (["--byzantine.first_round=[]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = []"),
-        (["--byzantine.first_round=[3, -1]"], "byzantine must satisfy 0 <= first_round <= last_round (first_round = [3, -1]"),
+        (["--byzantine.first_round=[3, -1]"], "byzantine.first_round must be an integer of at least 0, got -1"),
     ],
 )  # fmt: skip
 def test_wrong_settings(options, message, tmp_path):

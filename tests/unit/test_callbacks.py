@@ -238,3 +238,11 @@ def test_what_is_no_attack_is_told(setting, value):
         SettingError, match=rf"^byzantine.{setting} must be an attack, got {type(value).__name__}\.$"
     ):
         ByzantineInjection(**{"attack": Drop(), setting: [Drop(), value]}, num_byzantine=1)
+
+
+@pytest.mark.parametrize("setting", ["first_round", "last_round"])
+def test_a_round_is_a_whole_number(setting):
+    with pytest.raises(
+        SettingError, match=rf"^byzantine.{setting} must be an integer of at least 0, got 1.5\.$"
+    ):
+        ByzantineInjection(Drop(), num_byzantine=1, **{setting: 1.5})

@@ -226,6 +226,13 @@ def test_the_meta_learner_does_not_compress():
     GradientCompression().setup(None, learner, "fit")
 
 
+def test_a_class_is_no_compressor():
+    with pytest.raises(
+        SettingError, match=r"^compression.compressor must be a compressor, got <class .*QSGD'>"
+    ):
+        GradientCompression(QSGD)
+
+
 def test_after_the_noise_and_before_the_attack(tmp_path):
     """Whatever the order of the callbacks: honest rows are ternary, noisy or not, and attackers' rows are not."""
     sent = []
