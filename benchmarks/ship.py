@@ -5,7 +5,7 @@
     python benchmarks/learned.py attacked --root DIR --results FILE
     python benchmarks/ship.py ... --results FILE      # again, now with the scores
 
-Without ``--results`` the card says nothing of scores beyond those of the validation.
+Without ``--results`` the card says nothing of scores beyond those of the validation. ``--judges RUN`` adds the judges of other runs to its own.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import json
 import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,31 +31,49 @@ from lightning_agg.aggregators.recurrent_settings import read_weights
 from lightning_agg.sweep.markdown import header, row, spread
 
 
-def last_weights(run: Path, share: float) -> Path:
-    """Those of the run's last checkpoint, as a file; of its network this share of them, and the rest of those that the run began with.
-
-    The mean keeps more of what the start was good at (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
-    """
+def last_rule(run: Path) -> Recurrent:
+    """With the weights of the run's last checkpoint."""
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     rule = Recurrent(weights=str(run / "aggregator.safetensors"))
+    for name, part in (("network", rule.network), ("judges", rule.judges)):
+        prefix = f"aggregator.{name}."
+        if part is not None:
+            part.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            )
+    return rule
 
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
-    tensors = part("aggregator.network.")
-    if rule.judges is not None:
-        rule.judges.load_state_dict(part("aggregator.judges."))
+def last_weights(run: Path, share: float, others: Sequence[Path]) -> Path:
+    """Those of the run's last checkpoint, as a file; of its network this share of them, and the rest of those that the run began with.
+
+    The mean keeps more of what the start was good at (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022). The judges of
+    the ``others`` judge beside its own.
+    """
+    rule = last_rule(run)
     if share < 1:
         config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["aggregator"]
         began = Recurrent(**config["init_args"]).network.state_dict()
-        tensors = {key: began[key].lerp(value, share) for key, value in tensors.items()}
-    rule.network.load_state_dict(tensors)
+        tensors = rule.network.state_dict()
+        rule.network.load_state_dict({key: began[key].lerp(value, share) for key, value in tensors.items()})
+    for other in others:
+        judges = last_rule(other).judges
+        if rule.judges is None or judges is None:
+            raise SystemExit(f"--judges must be runs with trust learned, as RUN; {run} or {other} is not")
+        rule.judges.extend(judges)
+        rule.architecture["num_judges"] = len(rule.judges)
     rule.save(run / "last.safetensors")
     return run / "last.safetensors"
 
 
 def card(
-    run: Path, weights: Path, last: float | None, name: str, command: str, results: dict[str, Any]
+    run: Path,
+    weights: Path,
+    last: float | None,
+    name: str,
+    command: str,
+    others: Sequence[Path],
+    results: dict[str, Any],
 ) -> Iterator[str]:
     """The lines of the card."""
     settings, tensors = read_weights(weights)
@@ -76,7 +94,11 @@ def card(
     yield f"  windows; these are {mixed}the weights after {int(shown['step']) + 1}, the {which} validation: loss"
     yield f"  {float(shown['meta/val_loss']):.3f} along the episodes and {float(shown['val/loss']):.3f} at their end, accuracy {100 * float(shown['val/accuracy']):.1f} %"
     yield "  there (mean over the validation episodes of the config below)."
+    if others:
+        own = read_weights(run / "aggregator.safetensors")[0]["num_judges"]
+        yield f"- {own} of the {settings['num_judges']} judges are this training's; the others are those of the second."
     option = "" if last is None else " --last" if last == 1 else f" --last {last:g}"
+    option += " --judges RUN_2" * bool(others)
     yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{option}`."
     yield ""
     yield from scores(name, results)
@@ -148,15 +170,33 @@ def main() -> None:
         metavar="SHARE",
         help="the last weights instead of the best validation's; or this share of them, and the rest of the run's first ones",
     )
+    parser.add_argument(
+        "--judges",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="runs whose last judges are added; with --last",
+    )
     arguments = parser.parse_args()
+    if arguments.judges and not arguments.last:
+        parser.error("--judges needs --last: it takes the last judges of the runs")
     if arguments.last is not None and not 0 < arguments.last <= 1:
         parser.error(f"--last must be in (0, 1], got {arguments.last:g}")
     found = arguments.results.read_text().splitlines() if arguments.results else []
     results = dict(map(json.loads, found))
     weights = arguments.run / "aggregator.safetensors"
     if arguments.last:
-        weights = last_weights(arguments.run, arguments.last)
-    lines = card(arguments.run, weights, arguments.last, arguments.name, arguments.command, results)
+        weights = last_weights(arguments.run, arguments.last, arguments.judges)
+    lines = card(
+        arguments.run,
+        weights,
+        arguments.last,
+        arguments.name,
+        arguments.command,
+        arguments.judges,
+        results,
+    )
     text = "\n".join(lines) + "\n"
     (pretrained.FOLDER / f"{arguments.name}.md").write_text(text)
     target = pretrained.FOLDER / f"{arguments.name}.safetensors"
