@@ -39,7 +39,7 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
-    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``trust_horizon``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
     with learned trust weights that hold no judge begin with ones that trust all alike.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
@@ -95,9 +95,11 @@ class Recurrent(Aggregator):
             gradient and with the other rows, their sums over rounds, lengths and copies, and remembers each worker. Its weights of the rows, relative to the largest (where part of the workers take part, among
             their last ones of all) and less a twentieth,
             are trust and ``gate``; ``trust_decay``, ``trust_margin``, ``direction_decay``, ``direction_margin`` and ``distrust_copies`` are of trust by a rule, and must then be 0 or false [losses].
-        num_judges: Judges of ``learned`` trust, trained from different starts; the median of their logits counts [1].
+        num_judges: Judges of ``learned`` trust, trained from different starts; the median of their logits counts, of an even number the lower one [1].
         length_limit: Under ``learned`` trust no row counts for more than one that many times as long as the public gradient is, or usually
             is: the judge wants some rounds to tell. FLTrust (Cao et al., NDSS 2021) brings all rows to that length [5].
+        trust_horizon: Under ``learned`` trust, rounds T that its judges were trained for. Past them, what they read that forgets does so the more slowly the more rounds
+            there were: a sum with decay :math:`\beta` has :math:`1 - (1 - \beta) T / t` in the t-th round, as a round's progress falls and its noise does not. 0 for never [0].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -155,6 +157,7 @@ class Recurrent(Aggregator):
         trust: Trust | None = None,
         num_judges: int | None = None,
         length_limit: float | None = None,
+        trust_horizon: int | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
         direction_decay: float | None = None,

@@ -35,6 +35,7 @@ ARCHITECTURE: dict[str, Any] = {
     "trust": "losses",
     "num_judges": 1,
     "length_limit": 5.0,
+    "trust_horizon": 0,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -47,7 +48,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon",
     "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
@@ -56,7 +57,7 @@ FREE = {
 RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
 """Settings of the rule by which workers are trusted where that is not learned."""
 
-OF_JUDGES = ("num_judges", "length_limit")
+OF_JUDGES = ("num_judges", "length_limit", "trust_horizon")
 """Settings of trust that is learned."""
 
 
@@ -150,7 +151,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     """Raise :class:`SettingError` unless the settings, a value for each of ARCHITECTURE, fit each other."""
     for name in ("hidden_size", "num_layers", "slots", "num_samples", "num_judges"):
         require_count(name, settings[name], minimum=1)
-    require_count("decay_after", settings["decay_after"])
+    for name in ("decay_after", "trust_horizon"):
+        require_count(name, settings[name])
     for name in ("clamp_exponent", "output_scale", "trial_step", "length_limit"):
         require_positive(name, settings[name])
     for name, choices in (

@@ -58,12 +58,15 @@ def by_judge(
     seen: Seen,
     step: int,
     length_limit: float,
+    trust_horizon: int,
     trial_step: float,
     num_samples: int,
 ) -> Trusted:
     """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them; see :class:`Recurrent`."""
     public = public_gradient(context, num_samples, gradients)
-    read, same, seen = evidence(gradients, public, context, seen, step, trial_step, num_samples)
+    read, same, seen = evidence(
+        gradients, public, context, seen, step, trust_horizon, trial_step, num_samples
+    )
     workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
     whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
     present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
@@ -89,6 +92,7 @@ def evidence(
     context: Context,
     seen: Seen,
     step: int,
+    trust_horizon: int,
     trial_step: float,
     num_samples: int,
 ) -> tuple[Tensor, Tensor, Seen]:
@@ -101,7 +105,7 @@ def evidence(
         with_others = with_others.clamp_min(0)
     middle = agreement(with_others, None)
     latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
-    decays, worst = rows.new_tensor(SUM_DECAYS), rows.new_tensor(WORST)
+    decays, worst = rows.new_tensor(sum_decays(step, trust_horizon)), rows.new_tensor(WORST)
     sums = summed(latest, seen.sums, decays, context, worst)
     heard = summed(torch.ones_like(descents), seen.heard, 1.0, context, 1.0)
     # As if all had taken part in as many rounds, and in parts of the best of all.
@@ -134,6 +138,20 @@ def evidence(
         torch.minimum(all_descents, agreed),
     ]
     return torch.stack(read, 1), same, seen._replace(direction=direction, sums=sums, heard=heard)
+
+
+def sum_decays(step: int, trust_horizon: int) -> tuple[float, ...]:
+    r"""Those of round ``step``, from 0: past the horizon T, :math:`1 - (1 - \beta) T / t` in the t-th round.
+
+    Progress in a round falls as 1 / t, its noise does not: what sums up to something in a hundred rounds wants as many times more of them later.
+
+    Example:
+        >>> [round(decay, 3) for decay in sum_decays(199, 100)]
+        [1.0, 0.95, 1.0, 0.975, 1.0]
+    """
+    if not trust_horizon or step < trust_horizon:
+        return SUM_DECAYS
+    return tuple(1 - (1 - decay) * trust_horizon / (step + 1) for decay in SUM_DECAYS)
 
 
 def weight_of_sum(decay: Tensor, rounds: Tensor) -> Tensor:

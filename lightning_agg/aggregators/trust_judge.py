@@ -56,8 +56,9 @@ class TrustJudge(nn.Module):
 class JudgePanel(nn.ModuleList):
     """Judges who each remember the workers by themselves, and of whose logits the median counts.
 
-    They begin apart, and draw their examples apart, so that the chance of that is evened out; what the episodes of the training lacked, all of them
-    lack. Of an even number the lower one of the two in the middle counts.
+    Those of one training begin apart, and draw their examples apart, so that the chance of that is evened out; what its episodes lacked, all of them
+    lack. Put together, those of several trainings know what any of them taught: of an even number the lower one of the two in the middle counts, so that whom half of
+    them distrust is distrusted.
 
     Reference:
         Lakshminarayanan et al., *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 2017, who take the mean.

@@ -57,6 +57,7 @@ class WorkerFeatures:
     gate: bool
     trust: Trust
     length_limit: float
+    trust_horizon: int
     trust_decay: float
     trust_margin: float
     direction_decay: float
@@ -153,6 +154,7 @@ class WorkerFeatures:
                 seen,
                 step,
                 self.length_limit,
+                self.trust_horizon,
                 self.trial_step,
                 self.num_samples,
             )

@@ -39,8 +39,8 @@ def unseen(workers):
     return Seen(*[empty] * 7, sums, judged, each, each, torch.zeros(1))._replace(direction=torch.zeros(D))
 
 
-def evidence_of(rows, context, seen, step):
-    return evidence(rows, public_gradient(context, 8, rows), context, seen, step, 0.1, 8)
+def evidence_of(rows, context, seen, step, trust_horizon=0):
+    return evidence(rows, public_gradient(context, 8, rows), context, seen, step, trust_horizon, 0.1, 8)
 
 
 def by_numpy(rounds):
@@ -260,6 +260,23 @@ def test_a_row_of_any_length_can_count_for_nothing():
     assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
 
 
+def test_past_the_horizon_of_their_training_sums_forget_more_slowly():
+    """A sum with decay 0.9, of descents, and one with 0.95, of cosines with the public gradient, in round 4 of a horizon of 2."""
+    rows = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
+    context, seen = server(rows, [0.1, 0.2, -0.1], [1.0] * D), unseen(3)
+    within = [evidence_of(rows, context, seen, 1, horizon)[2].sums for horizon in (0, 2)]
+    assert torch.equal(*within)
+    later = seen._replace(sums=within[0], heard=torch.ones(3))
+    usual, slower = (evidence_of(rows, context, later, 3, horizon)[2].sums for horizon in (0, 2))
+    kept = (slower - usual) / within[0]
+    assert torch.allclose(kept, torch.tensor([0.0, 0.05, 0.0, 0.025, 0.0]).expand(3, 5), atol=1e-4)
+    given = Recurrent(**LEARNED, trust_horizon=2)
+    start = given.features.unseen(3, rows)
+    later = start._replace(sums=within[0], heard=torch.ones(3))
+    found = given.features.trusted(rows, context, later, 3).seen.sums
+    assert torch.allclose(found, slower)
+
+
 def test_no_row_counts_for_more_than_a_usual_one():
     """Five times as long as the public gradient, or as that usually is, whichever is longer."""
     rule = Recurrent(**LEARNED)
@@ -457,6 +474,8 @@ def test_it_remembers_and_forgets():
         ({**LEARNED, "trust_decay": 0.9}, "trust_decay must be 0 or false where trust is learned: it is of trust by a rule, got 0.9"),
         ({"num_judges": 3}, "num_judges needs trust learned, got 3 and losses"),
         ({**LEARNED, "num_judges": 0}, "num_judges must be an integer of at least 1, got 0"),
+        ({"trust_horizon": 100}, "trust_horizon needs trust learned, got 100 and losses"),
+        ({**LEARNED, "trust_horizon": -1}, "trust_horizon must be an integer of at least 0, got -1"),
         ({"length_limit": 2.0}, "length_limit needs trust learned, got 2.0 and losses"),
         ({**LEARNED, "length_limit": 0.0}, "length_limit must be a finite number above 0, got 0.0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
