@@ -1,6 +1,7 @@
 """Whom to trust, by networks that were trained to tell."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,39 +52,44 @@ LATE = 100
 """Rounds from which on an episode counts as late."""
 
 
-def by_judge(
-    judges: JudgePanel,
-    gradients: Tensor,
-    context: Context,
-    seen: Seen,
-    step: int,
-    length_limit: float,
-    trust_horizon: int,
-    trial_step: float,
-    num_samples: int,
-) -> Trusted:
-    """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them; see :class:`Recurrent`."""
-    public = public_gradient(context, num_samples, gradients)
-    read, same, seen = evidence(
-        gradients, public, context, seen, step, trust_horizon, trial_step, num_samples
-    )
-    workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
-    whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
-    present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(0, workers, True)
-    logits, memory = judges(whole, seen.judged, present)
-    verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
-    judged = present | (seen.verdict < 0)  # who has sent nothing finite so far has not been
-    best = verdict[judged].max()
-    if not bool(seen.heard.all()):  # the first rounds may have had none but attackers
-        best = best.clamp_min(math.log(EVEN))
-    weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
-    length = torch.linalg.vector_norm(public).reshape(1)
-    usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
-    bound, lengths = length_limit * torch.maximum(length, usual), row_lengths(gradients).to(gradients)
-    cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
-    seen = seen._replace(judged=memory, verdict=verdict, length=usual)
-    number = weights.max() * effective_number(weights, same)
-    return Trusted(weights, weights, number, seen, Judged(whole, present, cut))
+@dataclass(frozen=True)
+class TrustByJudge:
+    """Trusts workers by what judges make of them; see :class:`Recurrent` for the settings."""
+
+    judges: JudgePanel
+    length_limit: float
+    trust_horizon: int
+    trial_step: float
+    num_samples: int
+
+    def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
+        """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them."""
+        public = public_gradient(context, self.num_samples, gradients)
+        read, same, seen = evidence(
+            gradients, public, context, seen, step, self.trust_horizon, self.trial_step, self.num_samples
+        )
+        workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
+        whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
+        present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(
+            0, workers, True
+        )
+        logits, memory = self.judges(whole, seen.judged, present)
+        verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
+        judged = present | (seen.verdict < 0)  # who has sent nothing finite so far has not been
+        best = verdict[judged].max()
+        if not bool(seen.heard.all()):  # the first rounds may have had none but attackers
+            best = best.clamp_min(math.log(EVEN))
+        weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
+        length = torch.linalg.vector_norm(public).reshape(1)
+        usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
+        bound, lengths = (
+            self.length_limit * torch.maximum(length, usual),
+            row_lengths(gradients).to(gradients),
+        )
+        cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
+        seen = seen._replace(judged=memory, verdict=verdict, length=usual)
+        number = weights.max() * effective_number(weights, same)
+        return Trusted(weights, weights, number, seen, Judged(whole, present, cut))
 
 
 def evidence(

@@ -1,8 +1,8 @@
 """What the learned aggregators see of a round: the rows in an order, at a scale, as inputs of each coordinate."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_agg.aggregators import line_search
 from lightning_agg.aggregators.context import Context
 from lightning_agg.aggregators.seen import Seen
-from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, by_judge
+from lightning_agg.aggregators.trust_by_judge import SUM_DECAYS, TrustByJudge
 from lightning_agg.aggregators.trust_by_rule import TrustByRule
 from lightning_agg.aggregators.trust_judge import UNITS, JudgePanel
 from lightning_agg.aggregators.worker_trust import LIMIT, Judged, Trusted, bounded, positive
@@ -19,6 +19,7 @@ Order = Literal["given", "sorted", "trust"]
 Scale = Literal["l2", "median", "lead", "trusted"]
 Clamp = Literal["signed", "literal", "drop"]
 Trust = Literal["losses", "peers", "learned"]
+Part = TypeVar("Part", TrustByRule, TrustByJudge)
 
 
 @dataclass(frozen=True)
@@ -147,19 +148,12 @@ class WorkerFeatures:
             nobody = gradients.new_zeros(len(gradients))
             return Trusted(nobody, nobody, nobody.sum(), seen)
         if self.judges is not None:
-            return by_judge(
-                self.judges,
-                gradients,
-                context,
-                seen,
-                step,
-                self.length_limit,
-                self.trust_horizon,
-                self.trial_step,
-                self.num_samples,
-            )
-        rule = TrustByRule(**{name: getattr(self, name) for name in TrustByRule.__dataclass_fields__})
-        return rule(gradients, context, seen)
+            return self._part(TrustByJudge)(gradients, context, seen, step)
+        return self._part(TrustByRule)(gradients, context, seen)
+
+    def _part(self, cls: type[Part]) -> Part:
+        """One that has some of these settings."""
+        return cls(**{field.name: getattr(self, field.name) for field in fields(cls)})
 
     def _share(self, number: Tensor, rows: int, seen: Seen, step: int) -> tuple[Tensor | float, Seen]:
         """By how much the step follows the number of trusted workers, and what the next round needs."""
