@@ -65,9 +65,7 @@ class TrustByJudge:
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them."""
         public = public_gradient(context, self.num_samples, gradients)
-        read, same, seen = evidence(
-            gradients, public, context, seen, step, self.trust_horizon, self.trial_step, self.num_samples
-        )
+        read, same, seen = self.evidence(gradients, public, context, seen, step)
         workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
         whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
         present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(
@@ -91,59 +89,51 @@ class TrustByJudge:
         number = weights.max() * effective_number(weights, same)
         return Trusted(weights, weights, number, seen, Judged(whole, present, cut))
 
-
-def evidence(
-    rows: Tensor,
-    public: Tensor,
-    context: Context,
-    seen: Seen,
-    step: int,
-    trust_horizon: int,
-    trial_step: float,
-    num_samples: int,
-) -> tuple[Tensor, Tensor, Seen]:
-    """What is read of each of ``(m, d)`` beside the ``public`` gradient ``(d,)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
-    length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
-    direction = DIRECTION_DECAY * seen.direction + public / positive(length)
-    descents = bounded_descents(rows, context, trial_step, num_samples)
-    with_public, with_sum, with_others = toward(rows, public), toward(rows, direction), cosines(rows)
-    if len(rows) == 2:  # if they contradict each other, that speaks against neither
-        with_others = with_others.clamp_min(0)
-    middle = agreement(with_others, None)
-    latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
-    decays, worst = rows.new_tensor(sum_decays(step, trust_horizon)), rows.new_tensor(WORST)
-    sums = summed(latest, seen.sums, decays, context, worst)
-    heard = summed(torch.ones_like(descents), seen.heard, 1.0, context, 1.0)
-    # As if all had taken part in as many rounds, and in parts of the best of all.
-    most = weight_of_sum(decays, heard.max())
-    evened = sums * (most / positive(weight_of_sum(decays, heard[:, None])))
-    best = evened[heard > 0].amax(0)
-    all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(
-        best, of_rows(evened, context)
-    ).T
-    copies, same = copies_and_same(rows)
-    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    logs = positive(lengths).log()
-    read = [
-        relative(descents, 0),
-        all_descents,
-        late_descents,
-        with_public,
-        with_sum,
-        agreed,
-        public_sum,
-        middle,
-        with_others.masked_fill(own, 0).sum(1) / max(len(rows) - 1, 1),
-        middle_sum,
-        (logs - logs.median()).clamp(-LIMIT, LIMIT),
-        (logs - positive(length).log()).clamp(-LIMIT, LIMIT),
-        1 / copies.sum(1),
-        with_others.masked_fill(own, -1).amax(1),
-        torch.full_like(descents, min(1.0, math.log1p(step) / math.log1p(LATE))),
-        (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT),
-        torch.minimum(all_descents, agreed),
-    ]
-    return torch.stack(read, 1), same, seen._replace(direction=direction, sums=sums, heard=heard)
+    def evidence(
+        self, rows: Tensor, public: Tensor, context: Context, seen: Seen, step: int
+    ) -> tuple[Tensor, Tensor, Seen]:
+        """What is read of each of ``(m, d)`` beside the ``public`` gradient ``(d,)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
+        length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
+        direction = DIRECTION_DECAY * seen.direction + public / positive(length)
+        descents = bounded_descents(rows, context, self.trial_step, self.num_samples)
+        with_public, with_sum, with_others = toward(rows, public), toward(rows, direction), cosines(rows)
+        if len(rows) == 2:  # if they contradict each other, that speaks against neither
+            with_others = with_others.clamp_min(0)
+        middle = agreement(with_others, None)
+        latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
+        decays, worst = rows.new_tensor(sum_decays(step, self.trust_horizon)), rows.new_tensor(WORST)
+        sums = summed(latest, seen.sums, decays, context, worst)
+        heard = summed(torch.ones_like(descents), seen.heard, 1.0, context, 1.0)
+        # As if all had taken part in as many rounds, and in parts of the best of all.
+        most = weight_of_sum(decays, heard.max())
+        evened = sums * (most / positive(weight_of_sum(decays, heard[:, None])))
+        best = evened[heard > 0].amax(0)
+        all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(
+            best, of_rows(evened, context)
+        ).T
+        copies, same = copies_and_same(rows)
+        own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        logs = positive(lengths).log()
+        read = [
+            relative(descents, 0),
+            all_descents,
+            late_descents,
+            with_public,
+            with_sum,
+            agreed,
+            public_sum,
+            middle,
+            with_others.masked_fill(own, 0).sum(1) / max(len(rows) - 1, 1),
+            middle_sum,
+            (logs - logs.median()).clamp(-LIMIT, LIMIT),
+            (logs - positive(length).log()).clamp(-LIMIT, LIMIT),
+            1 / copies.sum(1),
+            with_others.masked_fill(own, -1).amax(1),
+            torch.full_like(descents, min(1.0, math.log1p(step) / math.log1p(LATE))),
+            (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT),
+            torch.minimum(all_descents, agreed),
+        ]
+        return torch.stack(read, 1), same, seen._replace(direction=direction, sums=sums, heard=heard)
 
 
 def sum_decays(step: int, trust_horizon: int) -> tuple[float, ...]:

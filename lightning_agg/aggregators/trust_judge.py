@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 EVIDENCE = 17
-"""Numbers that one reads of a worker in a round: :func:`lightning_agg.aggregators.trust_by_judge.evidence`."""
+"""Numbers that one reads of a worker in a round: :meth:`lightning_agg.aggregators.trust_by_judge.TrustByJudge.evidence`."""
 
 UNITS = 16
 

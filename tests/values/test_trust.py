@@ -11,7 +11,7 @@ import torch
 from lightning_agg.aggregators import Context, Recurrent
 from lightning_agg.aggregators.recurrent_settings import write_weights
 from lightning_agg.aggregators.seen import Seen
-from lightning_agg.aggregators.trust_by_judge import evidence
+from lightning_agg.aggregators.trust_by_judge import TrustByJudge
 from lightning_agg.aggregators.trust_judge import EVIDENCE, UNITS, JudgePanel
 from lightning_agg.aggregators.worker_trust import Judged, public_gradient
 from lightning_agg.errors import SettingError
@@ -40,7 +40,8 @@ def unseen(workers):
 
 
 def evidence_of(rows, context, seen, step, trust_horizon=0):
-    return evidence(rows, public_gradient(context, 8, rows), context, seen, step, trust_horizon, 0.1, 8)
+    trust = TrustByJudge(JudgePanel(1), 5.0, trust_horizon, trial_step=0.1, num_samples=8)
+    return trust.evidence(rows, public_gradient(context, 8, rows), context, seen, step)
 
 
 def by_numpy(rounds):
