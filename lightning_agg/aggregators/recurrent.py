@@ -38,7 +38,7 @@ class Recurrent(Aggregator):
     minus that update: run it with ``torch.optim.SGD`` and lr 1. ``MetaLearner`` trains it.
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
-    (``output_scale``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
+    (``output_scale``, ``normalization``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
     ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``trust_horizon``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
     with learned trust weights that hold no judge begin with ones that trust all alike.
 
@@ -72,6 +72,9 @@ class Recurrent(Aggregator):
             their root mean square :math:`\bar A`. At 0 coordinates with small gradients move little, as with SGD; at 1 all
             move alike, as with Adam (whose step, unlike this one, does not grow with the gradients); between, as with Padam
             (Chen et al., IJCAI 2020, of p = a / 2). Above 0 it wants a ``running_scale`` of more than 0.9 [0].
+        normalization: Exponent c in [0, 1] by which the step's growth with the gradients is lessened: it is divided by :math:`\lVert A \rVert^c`, the
+            length of the :math:`A_i` of all coordinates. At 0 it is in proportion to the gradients, at 1 always of one length but for the network's
+            outputs; between, it is longer than that where they are short, on a plateau, and shorter where they are long [0].
         batch_scaling: Exponent b in [0, 1] by which the step follows the trusted workers' joint batch: it is :math:`(n / \text{slots})^b`
             as large where their weights by ``gate`` are worth n < slots workers (Kish's effective number, in which copies are
             one). 0.5 is the square-root rule of step sizes, 1 the linear one (Goyal et al., *Accurate, large minibatch SGD*,
@@ -144,6 +147,7 @@ class Recurrent(Aggregator):
         scale: Scale | None = None,
         running_scale: float | None = None,
         adaptivity: float | None = None,
+        normalization: float | None = None,
         batch_scaling: float | None = None,
         batch_decay: float | None = None,
         clamp: Clamp | None = None,

@@ -22,6 +22,7 @@ ARCHITECTURE: dict[str, Any] = {
     "scale": "l2",
     "running_scale": 0.0,
     "adaptivity": 0.0,
+    "normalization": 0.0,
     "batch_scaling": 0.0,
     "batch_decay": 0.0,
     "clamp": "signed",
@@ -47,7 +48,7 @@ ARCHITECTURE: dict[str, Any] = {
 """The settings that weights belong to, with the values that stand where neither settings nor weights give one."""
 
 FREE = {
-    "output_scale", "decay_after", "batch_scaling", "batch_decay",
+    "output_scale", "normalization", "decay_after", "batch_scaling", "batch_decay",
     "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon",
     "num_samples", "trial_step", "line_search",
 }  # fmt: skip
@@ -163,7 +164,7 @@ def check_settings(settings: dict[str, Any]) -> None:
         ("trust", Trust),
     ):
         require_choice(name, settings[name], get_args(choices))
-    for name in ("trust_decay", "batch_scaling", "adaptivity"):
+    for name in ("trust_decay", "batch_scaling", "adaptivity", "normalization"):
         require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
     for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale", "batch_decay"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")

@@ -49,6 +49,7 @@ class WorkerFeatures:
     scale: Scale
     running_scale: float
     adaptivity: float
+    normalization: float
     batch_scaling: float
     batch_decay: float
     clamp: Clamp
@@ -140,7 +141,7 @@ class WorkerFeatures:
             momenta = decays * momenta + (1 - decays) * center
             parts.append(torch.where(scale > 0, momenta / positive(scale), 0.0).clamp(-LIMIT, LIMIT))
         seen = seen._replace(running=running, momenta=momenta)
-        return Features(torch.cat(parts), share * self._evened(scale), seen, judged)
+        return Features(torch.cat(parts), share * self._normalized(scale), seen, judged)
 
     def trusted(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         """``(M, d)`` bounded rows -> what becomes of the workers in round ``step``."""
@@ -191,6 +192,12 @@ class WorkerFeatures:
         if self.scale == "lead":
             return _root(slots[:2].square().mean(dim=0))
         return _root(weights @ rows.square() / positive(weights.sum()))
+
+    def _normalized(self, scale: Tensor) -> Tensor:
+        evened = self._evened(scale)
+        if not self.normalization:
+            return evened
+        return evened / positive(torch.linalg.vector_norm(scale)) ** self.normalization
 
     def _evened(self, scale: Tensor) -> Tensor:
         if not self.adaptivity:

@@ -25,7 +25,7 @@ from lightning_agg.unroll import advance
 RNN = {"slots": 4}
 ARNN = {
     "slots": 3, "loss_information": True, "worker_order": "trust", "scale": "trusted", "running_scale": 0.9,
-    "adaptivity": 0.5, "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
+    "adaptivity": 0.5, "normalization": 0.5, "gate": True, "trust_decay": 0.9, "momenta": [0.0, 0.9], "distrust_copies": True, "decay_after": 2,
 }  # fmt: skip
 SEARCHING = {
     **ARNN,

@@ -17,7 +17,7 @@ from lightning_agg.errors import SettingError
 from lightning_agg.preaggregators import Bucketing, NearestNeighborMixing
 
 PAPER = {
-    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "batch_scaling": 0.0, "batch_decay": 0.0,
+    "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "normalization": 0.0, "batch_scaling": 0.0, "batch_decay": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
     "gate": False, "trust": "losses", "length_limit": 5.0, "trust_horizon": 0, "trust_decay": 0.0, "trust_margin": 0.0, "direction_decay": 0.0, "direction_margin": 0.0,
     "distrust_copies": False, "momenta": [], "line_search": False,
@@ -450,6 +450,18 @@ def test_adaptivity_evens_what_the_output_is_multiplied_by(adaptivity, scale):
     assert half.scale[:2].tolist() == pytest.approx([(3 * 5 / 3**0.5) ** 0.5, (4 * 5 / 3**0.5) ** 0.5])
 
 
+@pytest.mark.parametrize("adaptivity", [0.0, 1.0])
+def test_normalization_lessens_by_what_the_step_grows_with_the_gradients(adaptivity):
+    rows = [[3.0, 4.0, 0.0], [0.3, 0.4, 0.0]]
+    for normalization, lengths in ((0.0, [5.0, 0.5]), (0.5, [5**0.5, 0.5**0.5]), (1.0, [1.0, 1.0])):
+        found = [features([row], adaptivity=adaptivity, normalization=normalization) for row in rows]
+        plain = [features([row], adaptivity=adaptivity) for row in rows]
+        for usual, item, length, plain_length in zip(plain, found, lengths, (5, 0.5), strict=True):
+            assert torch.equal(item.inputs, usual.inputs)
+            assert torch.allclose(item.scale / length, usual.scale / plain_length)
+    assert not features([[0.0, 0.0]], normalization=1.0).scale.any()
+
+
 def test_momenta_are_running_means_of_the_center():
     settings = {"momenta": [0.0, 0.5], "scale": "median", "slots": 3}
     first = features([[3.0], [4.0], [8.0]], **settings)
@@ -475,12 +487,14 @@ def test_untrained_momenta_are_sgd_with_momentum():
         assert torch.allclose(rule(gradients), 2.0 * total, rtol=1e-4, atol=1e-6)
 
 
-def test_untrained_with_adaptivity_is_adam_whose_step_follows_the_gradients_size():
+@pytest.mark.parametrize("normalization", [0.0, 1.0])
+def test_untrained_with_adaptivity_is_adam_whose_step_follows_the_gradients_size(normalization):
     rule = Recurrent(
         worker_order="sorted",
         scale="median",
         running_scale=0.99,
         adaptivity=1.0,
+        normalization=normalization,
         momenta=[0.9],
         output_scale=2.0,
     )
@@ -492,7 +506,7 @@ def test_untrained_with_adaptivity_is_adam_whose_step_follows_the_gradients_size
         second = 0.99 * second + 0.01 * gradient.square()
         # Kingma and Ba, ICLR 2015, without the first moment's correction.
         root = (second / (1 - 0.99**t)).sqrt()
-        expected = 2.0 * root.square().mean().sqrt() * first / root
+        expected = 2.0 * root.square().mean().sqrt() * first / root / root.norm() ** normalization
         assert torch.allclose(rule(gradient.expand(10, 6)), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -736,6 +750,7 @@ def test_bad_weights_are_told(tmp_path):
         ({"momenta": [0.9, 1.0]}, "momenta must be in [0, 1), got 1.0"),
         ({"running_scale": 1.0}, "running_scale must be in [0, 1), got 1.0"),
         ({"adaptivity": -0.5}, "adaptivity must be in [0, 1], got -0.5"),
+        ({"normalization": 1.5}, "normalization must be in [0, 1], got 1.5"),
         ({"hidden_size": 0}, "hidden_size must be an integer of at least 1, got 0"),
         ({"scale": "lead", "slots": 1}, "scale lead needs at least 2 slots, got 1"),
         ({"cell": "rnn"}, "cell"),
