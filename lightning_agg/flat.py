@@ -1,9 +1,11 @@
 """Parameters of a module <-> one vector of d coordinates, in ``named_parameters()`` order."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -35,3 +37,18 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: part.view(*vector.shape[:-1], *p.shape)
         for (name, p), part in zip(like.items(), parts, strict=True)
     }
+
+
+def call(module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Any:
+    """``module(inputs)`` with other values of parameters, by the names of :func:`trainable`.
+
+    A block or a parameter that stands in several places has the same value in all. ``functional_call`` alone would leave the values in a block that does.
+    """
+    values = {id(p): parameters[name] for name, p in module.named_parameters() if name in parameters}
+    places = {
+        f"{path}.{name}" if path else name: values[id(p)]
+        for path, part in module.named_modules()
+        for name, p in part._parameters.items()
+        if id(p) in values
+    }
+    return functional_call(module, places, (inputs,), tie_weights=False)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from lightning_agg.dense import DenseChain, aligned
 from lightning_agg.errors import require
-from lightning_agg.flat import flatten, flatten_rows, trainable, unflatten
+from lightning_agg.flat import call, flatten, flatten_rows, trainable, unflatten
 from lightning_agg.losses import Loss, cross_entropy, sample_losses
 
 
@@ -135,7 +135,7 @@ def _one_by_one(
         leaves: Mapping[str, Tensor] = own
         if each is not None:
             leaves = {name: each[worker][name].detach().requires_grad_() for name in own}
-        outputs = model(x) if each is None else functional_call(model, dict(leaves), (x,))
+        outputs = model(x) if each is None else call(model, leaves, x)
         values = _checked(loss(outputs, targets[worker]), inputs.shape[1])
         parts = torch.autograd.grad(
             values, list(leaves.values()), coefficients[worker].to(values.dtype), materialize_grads=True
@@ -159,7 +159,7 @@ def _vectorized(
     values = {name: source[name].detach() for name in own}
 
     def mean_loss(p: dict[str, Tensor], x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        return (_checked(loss(functional_call(model, p, (x,)), y), len(x)) * c).sum()
+        return (_checked(loss(call(model, p, x), y), len(x)) * c).sum()
 
     dims = (0 if _per_worker(values, own) else None, 0, 0, 0)
     gradients, losses = vmap(grad_and_value(mean_loss), dims, chunk_size=chunk_size)(

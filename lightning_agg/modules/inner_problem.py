@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.nn import functional as F
 
 from lightning_agg import flat
@@ -56,7 +56,7 @@ class PoolProblem(InnerProblem):
         )
 
         def loss(values: dict[str, Tensor], x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-            losses = F.cross_entropy(functional_call(model, values, (x,)), y, reduction="none")
+            losses = F.cross_entropy(flat.call(model, values, x), y, reduction="none")
             return (losses * w).sum() / w.sum()
 
         gradients, losses = vmap(grad_and_value(loss), (None, 0, 0, 0))(
@@ -138,5 +138,5 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of ``model`` at ``parameters`` ``(d,)``, ``batch_size`` samples at a time."""
     values = flat.unflatten(parameters, flat.trainable(model))
-    logits = torch.cat([functional_call(model, values, (part,)) for part in torch.split(inputs, batch_size)])
+    logits = torch.cat([flat.call(model, values, part) for part in torch.split(inputs, batch_size)])
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from lightning_agg import flat, seeding
 from lightning_agg.aggregators.context import Context
@@ -51,7 +51,7 @@ def _losses(
     inputs = as_precise(inputs, vectors.dtype)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return mean_loss(model, functional_call(model, parameters, (inputs,)), labels)
+        return mean_loss(model, flat.call(model, parameters, inputs), labels)
 
     own = flat.trainable(model)
     # On the CPU a vectorised convolution is several times slower than one after another.

@@ -337,6 +337,42 @@ def test_local_steps_are_sgd(name, masked):
         torch.testing.assert_close(update[worker], (theta - flatten(model_parameters)) / 0.3)
 
 
+@pytest.mark.parametrize("make", [tied, twice])
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_local_steps_of_what_stands_twice_leave_the_model_alone(make, vectorized):
+    torch.manual_seed(0)
+    model = make()
+    own = trainable(model)
+    theta, inputs, targets = flatten(own), torch.randn(2, 4, 3), torch.randint(0, 3, (2, 4))
+    if vectorized:
+        values = {name: 2 * p.detach() for name, p in own.items()}
+        coefficients = _coefficients(inputs, None, torch.float32)
+        found, _ = _vectorized(model, inputs, targets, values, coefficients, cross_entropy, chunk_size=None)
+        expected = torch.stack(
+            [one_gradient(_moved(make(), 2 * theta), x, y)[0] for x, y in zip(inputs, targets, strict=True)]
+        )
+    else:
+        found, _ = local_update(
+            model, inputs[:, None].expand(2, 2, 4, 3), targets[:, None].expand(2, 2, 4), 0.3
+        )
+        first = torch.stack(
+            [one_gradient(_moved(make(), theta), x, y)[0] for x, y in zip(inputs, targets, strict=True)]
+        )
+        second = [
+            one_gradient(_moved(make(), theta - 0.3 * row), x, y)[0]
+            for row, x, y in zip(first, inputs, targets, strict=True)
+        ]
+        expected = first + torch.stack(second)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(flatten(trainable(model)), theta)
+    assert trainable(model).keys() == own.keys()
+
+
+def _moved(model, theta):
+    nn.utils.vector_to_parameters(theta, model.parameters())
+    return model
+
+
 @pytest.mark.parametrize("name", ["sigmoid", "conv"])
 def test_local_steps_start_where_they_are_told(name):
     model, inputs, targets, _ = system(name, batch=4)
