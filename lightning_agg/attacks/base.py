@@ -64,6 +64,10 @@ class Attack(ABC):
         )
         if len(own) == 0:
             return own.detach().clone()
+        kind = own.device.type
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self(honest, own, context)
         context = (context or AttackContext()).numbered(len(honest), len(own))
         with torch.no_grad():
             rows = self._rows(honest.detach(), own.detach(), context)

@@ -19,7 +19,7 @@ class BitFlip(Attack):
     ``sign``: all attackers send minus the gradient of one honest worker. ``bits``: every attacker sends its own
     gradient as float32, in which the 22nd, 30th, 31st and 32nd bit of each number are flipped. A number between
     :math:`2^{-63}` and 2 in size becomes about :math:`-2^{64}` times itself; larger ones vanish, smaller ones and 0
-    become as huge or, rarely, not finite.
+    become as huge or, rarely, not finite. In float16, which ends at 65,504, most are not finite, and the server drops the row.
 
     Cost: :math:`O(f d)`.
 

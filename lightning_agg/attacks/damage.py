@@ -5,7 +5,7 @@ span of the honest rows, the origin and the direction: H + 3 coordinates hold ev
 column by column has a squared damage that is a sum over columns, which a sample of them estimates; all trials
 share it, so it hardly touches their order. A rule that first mixes rows, with weights that commute with rotations, and
 then works column by column is given both side by side, the sampled columns so small that the weights do not see them. Any
-other rule is tried on the whole matrix.
+other rule is tried on the whole matrix, and so are the first and the last kind on rows of half precision, whose rounding they see.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,9 @@ from lightning_agg.attacks.context import AttackContext
 from lightning_agg.attacks.geometry import inner_products
 
 SAMPLED_COLUMNS = 2**14
+
+FINE = 1e-4
+"""Rounding of the rows up to which a rule sees the same in the span of the rows, where nothing is rounded."""
 
 UNSEEN = 2.0**-40
 """Columns so much smaller than others add nothing to the float64 squares of distances."""
@@ -75,12 +78,12 @@ def problem(
 ) -> Problem:
     """The smallest matrix on which a rule of this kind tells the damage."""
     full = Problem(honest, mean, origin, direction, mean.new_ones(1))
-    small = None
-    if equivariance == "rotations" and len(mean) > len(honest) + 3:
+    small, fine = None, torch.finfo(honest.dtype).eps <= FINE
+    if equivariance == "rotations" and len(mean) > len(honest) + 3 and fine:
         small = _rotated(full)
     elif equivariance in ("columns", "signs") and len(mean) > SAMPLED_COLUMNS:
         small = _sampled(full)
-    elif equivariance == "mixed" and len(mean) > SAMPLED_COLUMNS:
+    elif equivariance == "mixed" and len(mean) > SAMPLED_COLUMNS and fine:
         small = _mixed(full)
     if small is not None:
         return small

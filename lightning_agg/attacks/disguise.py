@@ -57,6 +57,7 @@ class Disguise(Wrapper):
                 for worker in context.byzantine
             ]
         )
-        lengths, own_lengths = (row_lengths(x).to(noise.dtype)[:, None] for x in (rows, noise))
+        dtype = torch.promote_types(rows.dtype, noise.dtype)
+        lengths, own_lengths = (row_lengths(x).to(dtype)[:, None] for x in (rows, noise))
         disguised = (rows + self.scale * lengths / own_lengths * noise).to(rows.dtype)
         return torch.where(disguised.isfinite().all(dim=1, keepdim=True), disguised, rows)

@@ -72,7 +72,10 @@ class LabelFlip(Attack):
         return own
 
     def poison(self, targets: Tensor, num_classes: int) -> Tensor:
-        """``num_classes - 1 - targets``, ``targets`` moved on, or ``targets`` with ``target`` for ``source``."""
+        """``num_classes - 1 - targets``, ``targets`` moved on, or ``targets`` with ``target`` for ``source``; negative ones, which no loss counts, stay."""
+        return torch.where(targets < 0, targets, self._flipped(targets, num_classes))
+
+    def _flipped(self, targets: Tensor, num_classes: int) -> Tensor:
         if self.shift is not None:
             require(
                 self.shift < num_classes,

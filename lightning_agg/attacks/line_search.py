@@ -26,7 +26,7 @@ class LineSearch(Wrapper):
     The attackers know the rule, the round and all rows, and try factors before they send: ``InnerProduct`` and
     ``ALittleIsEnough`` become their optimal versions, ``MinMax`` and ``MinSum`` are tailored to the rule. The
     rule's memory stays as it is. Rules that commute with rotations, work column by column, or do the one and then the
-    other, are tried on a small matrix (see :mod:`lightning_agg.attacks.damage`); each trial of another costs an
+    other, are tried on a small matrix (see :mod:`lightning_agg.attacks.damage`); each trial of another, and of most on rows of half precision, costs an
     aggregation.
 
     With the first 8 evaluations (60 of 80), factors from :math:`4^{-3} c` to :math:`4^4 c` are tried, where at :math:`c`

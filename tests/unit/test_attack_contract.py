@@ -130,6 +130,19 @@ def test_global_generators_are_left_alone(case: AttackCase):
 
 
 @every
+def test_autocast_changes_nothing(case: AttackCase):
+    def sent(attack):
+        return [attack(rows(4, 20), rows(3, 20, seed=1), CONTEXT).nan_to_num() for _ in range(2)]
+
+    attack, other = case.make(), case.make()
+    expected = sent(attack)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(map(torch.equal, sent(other), expected))
+    for name, value in attack.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(other.state_dict()[name], value)
+
+
+@every
 def test_collusion(case: AttackCase):
     sent = case.make()(rows(4), rows(3, seed=1), CONTEXT).nan_to_num()
     assert torch.equal(sent[0], sent[1]) is case.collusive

@@ -139,6 +139,9 @@ def test_label_flips():
         (y + 3) % 10 for y in targets.tolist()
     ]
     assert LabelFlip(source=0, target=9).poison(targets, num_classes=10).tolist() == [9, 1, 2, 7, 9]
+    for attack in (LabelFlip(), LabelFlip(shift=1), LabelFlip(source=0, target=9)):
+        padded = attack.poison(torch.tensor([0, -100]), num_classes=10)  # what cross entropy passes over
+        assert padded[1] == -100 != padded[0]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +382,9 @@ def test_disguise_adds_noise_of_each_attacker_s_own():
     assert kstest((noise[0] / noise[0].std()).numpy(), "norm").pvalue > 0.01
     assert torch.equal(Disguise(Drop())(honest, own), torch.zeros(3, 10_000))
     assert Disguise(Infinity())(honest, own).isinf().all()
+    tiny = [1e-50 * x.double() for x in (honest, own)]
+    expected = Disguise(Reverse(), 0.5)(honest, own).double()
+    torch.testing.assert_close(1e50 * Disguise(Reverse(), 0.5)(*tiny), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(SettingError, match=r"Disguise.scale must be a finite number above 0, got 0"):
         Disguise(Drop(), scale=0.0)
     with pytest.raises(SettingError, match=r"Disguise.attack must be an attack, got str"):
@@ -547,6 +553,17 @@ def test_line_search_sends_rows_that_half_precision_holds(rule):
     honest = rows(6, 8).half() * 1000
     sent = LineSearch(InnerProduct(), rule)(honest, honest[:4])
     assert sent.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rule", [Krum(2), MIXED], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("seed", range(5))
+def test_line_search_against_rules_that_see_how_rows_are_rounded(rule, dtype, seed):
+    honest = (rows(8, 20_000, seed=seed) + 0.3 * rows(1, 20_000, seed=50 + seed)).to(dtype)
+    origin, direction = ALittleIsEnough().line(honest, honest[:2])
+    factors = np.logspace(-1.5, 1.5, 40)
+    best = max(harm(rule, honest, (origin + float(x) * direction).expand(2, -1).to(dtype)) for x in factors)
+    assert harm(rule, honest, LineSearch(ALittleIsEnough(), rule)(honest, honest[:2])) >= 0.9 * best
 
 
 @pytest.mark.parametrize("rule", [CoordinateMedian(), CenteredClipping(1.0)], ids=lambda r: type(r).__name__)
