@@ -27,7 +27,7 @@ class Remembers(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self.memory().items():
             stored = state_dict.get(prefix + name)
-            if stored is not None and (stored.shape, stored.dtype) != (buffer.shape, buffer.dtype):
+            if stored is not None:
                 put_buffer(self, name, torch.zeros_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 

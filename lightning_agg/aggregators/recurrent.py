@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from lightning_agg.aggregators.trust_judge import JudgePanel
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust, WorkerFeatures
 from lightning_agg.aggregators.worker_trust import bounded, positive
 from lightning_agg.errors import SettingError, require
+from lightning_agg.memory import put_buffer
 
 JUDGES = "judges."
 """What the names of the judges' weights begin with in a file."""
@@ -232,6 +234,11 @@ class Recurrent(Aggregator):
         """Network states ``(state_size, d)``, rounds done, and by name what :class:`Seen` carries."""
         return {name: getattr(self, name) for name in ("state", *Seen._fields, "step")}
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        for name in ("state", *Seen._fields):  # what a network of another precision has left
+            put_buffer(self, name, getattr(self, name).to(self.network.output.dtype))
+
     def reset(self) -> None:
         """Begin an episode."""
         super().reset()
@@ -253,6 +260,11 @@ class Recurrent(Aggregator):
     def forward(self, gradients: Tensor, context: Context) -> Tensor:
         """``(M, d)`` -> minus the update ``(d,)``; remembers the network's states."""
         dtype, gradients = gradients.dtype, gradients.to(self.network.output.dtype)
+        require(
+            gradients.dtype != torch.float16,
+            "Recurrent: its weights must be of float32, float64 or bfloat16, as float16 does not hold the squares of gradients (--trainer.precision 16-true)"
+            f", got {gradients.dtype}.",
+        )
         step, width = int(self.step), gradients.shape[1]
         pool_size = _pool_size(gradients, context)
         if step == 0:

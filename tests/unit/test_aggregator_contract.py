@@ -320,6 +320,32 @@ def test_state_survives_a_checkpoint(case: Case, dtype: torch.dtype) -> None:
 
 
 @every_case
+def test_loading_writes_into_nothing_that_was_handed_out(case: Case) -> None:
+    gradients = honest_rows()
+    aggregator = case.make()
+    with torch.inference_mode():
+        aggregator(gradients, context_for(gradients))
+    first = {name: value.clone() for name, value in aggregator.state_dict().items()}
+    aggregator.load_state_dict(first)
+    aggregator(2 * gradients, context_for(gradients))
+    second, memory = aggregator.state_dict(), aggregator.memory()
+    values = {name: value.clone() for name, value in second.items()}
+    aggregator.load_state_dict(first)
+    assert all(torch.equal(second[name], values[name]) for name in memory)
+
+
+@every_case
+@pytest.mark.parametrize("size", [POOL_SIZE, 40])
+def test_the_default_device_is_nothing_to_a_rule(case: Case, size: int) -> None:
+    gradients = honest_rows(size)
+    aggregator, other = case.make(), case.make()
+    context, expected = context_for(gradients), aggregator(gradients, context_for(gradients))
+    with torch.device("meta"):
+        assert torch.equal(other(gradients, context), expected)
+        other.influence(gradients, context)
+
+
+@every_case
 def test_reset_forgets(case: Case) -> None:
     gradients = 3 * honest_rows()
     aggregator = case.make(iterations=1) if case.stateful else case.make()

@@ -639,6 +639,27 @@ def test_any_rows_of_any_type(value, dtype):
     assert Recurrent(worker_order="sorted")(torch.randn(1000, 1).to(dtype)).isfinite().all()
 
 
+def test_float16_is_refused():
+    with pytest.raises(SettingError, match=r"float32, float64 or bfloat16.*16-true.*got torch.float16"):
+        Recurrent().half()(torch.randn(10, 6).half())
+
+
+@pytest.mark.parametrize("name", ["mnist_rnn_lstm", "mnist_arnn_judge_gru"])
+def test_memory_of_another_precision_is_taken_on(name):
+    context = Context(
+        parameters=lambda: torch.zeros(6),
+        public_losses=lambda v, n: v.square().sum(1),
+        public_gradient=lambda n: torch.ones(6),
+    )
+    gradients = torch.randn(2, 10, 6, generator=torch.Generator().manual_seed(0))
+    precise, rule = Recurrent(weights=name).double(), Recurrent(weights=name)
+    precise(gradients[0], context)
+    rule.load_state_dict(precise.state_dict())
+    assert rule.state.dtype == torch.float32
+    assert rule.step.item() == 1
+    torch.testing.assert_close(rule(gradients[1], context), precise(gradients[1], context))
+
+
 def test_grouped_workers_are_those_of_a_smaller_pool():
     rule, gradients = Recurrent(worker_order="sorted", scale="median", slots=5), torch.randn(5, 6)
     small = rule(gradients)
