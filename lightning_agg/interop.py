@@ -32,7 +32,10 @@ def for_arrays(aggregator: Aggregator) -> Callable[[Any], Any]:
             vectors = (torch.stack if isinstance(vectors[0], Tensor) else np.stack)(vectors)
         if isinstance(vectors, Tensor):
             return aggregator(vectors)
-        return aggregator(torch.from_numpy(np.asarray(vectors))).numpy()
+        array = np.ascontiguousarray(
+            vectors
+        )  # torch knows neither steps backwards nor foreign orders of bytes
+        return aggregator(torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))).numpy()
 
     return rule
 

@@ -156,7 +156,7 @@ class Aggregator(Remembers, ABC):
         """
         self._require(gradients)
         rows, context = drop_nonfinite(gradients, context or NOTHING)
-        shares = torch.zeros(len(gradients), device=gradients.device)
+        shares = torch.zeros(len(gradients), dtype=torch.float32, device=gradients.device)
         with self._unchanged(), torch.no_grad(), full_precision(rows):
             share = self.shares(rows.detach(), context) if len(rows) else shares[:0]
         if share is None:

@@ -84,11 +84,12 @@ def repeated_krum(distances: Tensor, num_picks: int, num_byzantine: int) -> Tens
     largest = torch.finfo(distances.dtype).max / size
     distances = distances.clamp(max=largest).fill_diagonal_(torch.inf)
     terms, order = distances.sort(dim=1, stable=True)
-    rank, rows = order.argsort(dim=1), torch.arange(size)
+    rank, rows = order.argsort(dim=1), torch.arange(size, device=distances.device)
     num_neighbors = size - num_byzantine - 2
     terms[:, num_neighbors:] = 0
-    last = torch.full((size,), num_neighbors - 1)  # rank of the farthest neighbour
-    gone, left = torch.zeros(size, size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    last = torch.full_like(rows, num_neighbors - 1)  # rank of the farthest neighbour
+    gone = torch.zeros_like(rank, dtype=torch.bool)
+    left = torch.ones_like(rows, dtype=torch.bool)
     picks = []
     for count in range(num_neighbors, num_neighbors - num_picks, -1):
         scores = terms.sum(dim=1) if count > 0 else distances[:, left].amin(dim=1)

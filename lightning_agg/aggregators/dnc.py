@@ -82,7 +82,7 @@ class DnC(SelectingAggregator):
     def selected(self, gradients: Tensor, context: Context) -> Tensor:
         """Indices of the rows left out least often."""
         num_filtered = self._num_filtered(context.remaining(self.num_byzantine))
-        times_out = torch.zeros(len(gradients), dtype=torch.int64)
+        times_out = torch.zeros(len(gradients), dtype=torch.int64, device="cpu")
         for iteration in range(self.num_iterations if num_filtered else 0):
             distances = spread(self._drawn(gradients, context, iteration))
             weights = np.full(len(gradients), 1 / len(gradients))

@@ -103,7 +103,7 @@ class GeometricMedian(WeightedAggregator):
         size, anchor = len(rows), None
         passes = size // PASS
         last = self.iterations <= passes
-        point = _median(rows) if last else combine(torch.full((size,), 1 / size), rows)
+        point = _median(rows) if last else combine(rows.new_full((size,), 1 / size), rows)
         weights = point.new_zeros(0)
         for _ in range(min(passes, self.iterations)):
             distances = distances_to(rows, point)
@@ -156,7 +156,7 @@ def _middle(values: Matrix) -> float:
 
 def _about_mean(gradients: Tensor) -> Matrix:
     """Inner products relative to the mean."""
-    weights = torch.full((len(gradients),), 1 / len(gradients), dtype=torch.float64)
+    weights = torch.full((len(gradients),), 1 / len(gradients), dtype=torch.float64, device="cpu")
     if len(gradients) <= FEW:
         return centred_gram(squared_distances(gradients, exact=True).cpu().numpy(), weights.numpy())
     return products_about(gradients, combine(weights, gradients)).cpu().numpy()

@@ -127,10 +127,10 @@ def _pairs_by_differences(gradients: Tensor, dtype: torch.dtype) -> Tensor:
 @lru_cache(maxsize=FEW)
 def _places(size: int, device: torch.device) -> Tensor:
     """``(size, size)``: where ``pdist`` has the distance of each pair of rows, and behind it a zero for the diagonal."""
-    places = torch.full((size, size), size * (size - 1) // 2)
-    i, j = torch.triu_indices(size, size, offset=1)
-    places[i, j] = places[j, i] = torch.arange(len(i))
-    return places.to(device)
+    places = torch.full((size, size), size * (size - 1) // 2, device=device)
+    i, j = torch.triu_indices(size, size, offset=1, device=device)
+    places[i, j] = places[j, i] = torch.arange(len(i), device=device)
+    return places
 
 
 def distances_to(gradients: Tensor, point: Tensor) -> Tensor:

@@ -127,6 +127,6 @@ def _members(rows: int) -> Iterator[int]:
 
 def _farthest_first(distances: Tensor) -> list[Pair]:
     size = len(distances)
-    i, j = torch.triu_indices(size, size, offset=1).flip(1)
+    i, j = torch.triu_indices(size, size, offset=1, device=distances.device).flip(1)
     order = distances[i, j].sort(descending=True, stable=True).indices
     return list(zip(i[order].tolist(), j[order].tolist(), strict=True))

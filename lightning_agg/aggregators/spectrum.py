@@ -44,7 +44,8 @@ def top_direction(distances: Array, weights: Array) -> tuple[float, Array]:
     gram, root = centred_gram(distances, weights), np.sqrt(weights)
     value, vector = _top_eigenpair(root[:, None] * gram * root)
     largest = max(value, 0.0)
-    return largest, (gram @ (root * vector)) ** 2 / max(largest, sys.float_info.min)
+    with np.errstate(over="ignore"):  # of a row without weight, where the others are equal
+        return largest, (gram @ (root * vector)) ** 2 / max(largest, sys.float_info.min)
 
 
 def _top_eigenpair(matrix: Array) -> tuple[float, Array]:

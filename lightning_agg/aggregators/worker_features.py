@@ -227,8 +227,8 @@ def overlap(rows: int, slots: int) -> Tensor:
                 [0.5000, 0.5000],
                 [0.0000, 1.0000]])
     """
-    edges = torch.arange(slots + 1, dtype=torch.float64) * rows / slots
-    i = torch.arange(rows, dtype=torch.float64)
+    edges = torch.arange(slots + 1, dtype=torch.float64, device="cpu") * rows / slots
+    i = torch.arange(rows, dtype=torch.float64, device="cpu")
     shared = torch.minimum(edges[1:, None], i + 1) - torch.maximum(edges[:-1, None], i)
     return (shared.clamp_min(0) * slots / rows).float()
 

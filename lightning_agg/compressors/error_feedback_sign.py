@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.compressors.base import FLOAT_BITS, CompressionContext, Compressor
+from lightning_agg.errors import require
 
 
 class ErrorFeedbackSign(Compressor):
@@ -41,6 +42,11 @@ class ErrorFeedbackSign(Compressor):
         assert context.sizes is not None
         nothing = gradients.new_zeros(gradients.shape[1])
         errors = [self.errors.get(worker, nothing).to(nothing) for worker in context.workers]
+        for error in errors:
+            require(
+                error.shape == nothing.shape,
+                f"ErrorFeedbackSign remembers d = {len(error)} coordinates, got d = {len(nothing)}: take another one.",
+            )
         wanted = gradients + torch.stack(errors)
         parts = torch.split(wanted, list(context.sizes), dim=1)
         sent = torch.cat([part.abs().mean(dim=1, keepdim=True) * part.sign() for part in parts], dim=1)

@@ -23,6 +23,9 @@ def test_arrays_tensors_and_lists_give_their_own_kind(dtype) -> None:
         assert isinstance(found, np.ndarray)
         assert found.dtype == dtype
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+    backwards, foreign = rows[:, ::-1], rows.astype(rows.dtype.newbyteorder())
+    np.testing.assert_allclose(rule(backwards), expected[::-1], rtol=1e-5)
+    np.testing.assert_allclose(rule(foreign), expected, rtol=1e-5)
     for vectors in (torch.from_numpy(rows), list(torch.from_numpy(rows))):
         np.testing.assert_allclose(rule(vectors).numpy(), expected, rtol=1e-5)
 

@@ -112,6 +112,13 @@ def test_error_feedback_by_hand():
     assert compressor.errors[8].tolist() == [-1.0, 1.0, 0.0]
 
 
+def test_error_feedback_of_other_coordinates_is_refused():
+    compressor = ErrorFeedbackSign()
+    compressor(torch.ones(2, 1))
+    with pytest.raises(SettingError, match=r"ErrorFeedbackSign remembers d = 1 coordinates, got d = 9"):
+        compressor(torch.ones(2, 9))
+
+
 def test_error_feedback_sends_everything_in_the_end():
     """The sum of the messages is the sum of the gradients less the last error, and the error stays bounded."""
     compressor, sent, wanted = ErrorFeedbackSign(), torch.zeros(2, 5), torch.zeros(2, 5)

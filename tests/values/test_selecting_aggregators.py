@@ -210,6 +210,12 @@ def test_caf(size: int, f: int) -> None:
         np.testing.assert_allclose(CAF(f)(x), naive_caf(x.numpy(), f), atol=1e-9)
 
 
+def test_caf_of_equal_rows_and_one_far_away() -> None:
+    x = torch.ones(4, 2)
+    x[0] = 1e20
+    assert CAF(1)(x).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("size", [10, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_caf_takes_copies_out_together(size: int, dtype: torch.dtype) -> None:  # whatever their last bits are
