@@ -128,8 +128,8 @@ def _going_on(run: Run, subcommand: str) -> Run:
         return run
     if done > run.step:
         rank_zero_warn(
-            f"The run in {run.folder} goes back to round {run.step} of the {done} that it has had: what it logged since then, and"
-            " last.ckpt, will be replaced."
+            f"The run in {run.folder} goes back to round {run.step} of the {done} that it has had: what it logged since then,"
+            " last.ckpt and a later best.ckpt will be replaced."
         )
     return run
 

@@ -12,3 +12,15 @@ class StopAt(L.Callback):
     def on_train_batch_end(self, trainer, *args) -> None:
         if trainer.global_step == self.rounds:
             trainer.should_stop = True
+
+
+class KilledError(Exception):
+    """Instead of a kill."""
+
+
+class Raising(StopAt):
+    """Ends the training there without another word."""
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.rounds:
+            raise KilledError

@@ -15,7 +15,7 @@ from lightning_agg.attacks.base import Attack
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.callbacks.base import VALIDATION_EPISODES, PoolCallback
 from lightning_agg.data.pool import RoundBatch, num_participants
-from lightning_agg.errors import SettingError, require, require_count
+from lightning_agg.errors import SettingError, require, require_count, require_tensor
 
 if TYPE_CHECKING:
     from lightning_agg.modules.base import PoolModule
@@ -193,7 +193,7 @@ class ByzantineInjection(PoolCallback):
         if self.attack is None or not rows or not self.active(pl_module.round_of_episode(batch.round)):
             return batch
         targets = batch.targets.clone()
-        targets[rows] = self.attack.poison(targets[rows], pl_module.num_classes)
+        targets[rows] = poisoned(self.attack, targets[rows], pl_module.num_classes)
         return batch._replace(targets=targets)
 
     def on_byzantine_gradients(
@@ -258,6 +258,23 @@ def require_one_injection(callbacks: Iterable[Any]) -> None:
     )
 
 
+def poisoned(attack: Attack, targets: Tensor, num_classes: int) -> Tensor:
+    """``targets`` as the attack changes them.
+
+    Raises:
+        SettingError: If they are not such ones any more.
+    """
+    found = attack.poison(targets, num_classes)
+    name = f"{type(attack).__name__}.poison"
+    require_tensor(name, found, targets.shape, targets.dtype)
+    changed = found[found != targets]
+    require(
+        targets.is_floating_point() or bool(((changed >= 0) & (changed < num_classes)).all()),
+        f"{name} must return labels of at least 0 and below the number of classes {num_classes}, got {changed.tolist()[:10]}.",
+    )
+    return found
+
+
 def _check_attack(setting: str, attack: Attack, count: int, pl_module: "PoolModule") -> None:
     """Require that ``attack`` is defined in this module, for every number of attackers that may come of ``count``."""
     module, name = type(pl_module).__name__, type(attack).__name__
@@ -273,7 +290,7 @@ def _check_attack(setting: str, attack: Attack, count: int, pl_module: "PoolModu
         attack.check(size, in_proportion(count, size, pl_module.pool_size))
     _check_draws(setting, attack, count, pl_module)
     # A rule of the attack on the number of classes is told now, not in the middle of a run.
-    attack.poison(torch.zeros(0, dtype=torch.long), pl_module.num_classes)
+    poisoned(attack, torch.zeros(0, dtype=torch.long), pl_module.num_classes)
 
 
 def _check_draws(setting: str, attack: Attack, count: int, pl_module: "PoolModule") -> None:

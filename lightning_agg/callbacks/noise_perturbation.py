@@ -43,7 +43,7 @@ class NoisePerturbation(PoolCallback):
 
     def __init__(
         self,
-        scale: float | NoiseScale = 0.0,
+        scale: NoiseScale | float = 0.0,  # in this order what a class refuses is told in its own words
         distribution: Distribution = "gaussian",
         seed: int | None = None,
     ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from lightning_agg.errors import require
 from lightning_agg.loggers import LogsAhead
+from lightning_agg.runs import read_checkpoint
 
 
 class RunCheckpoint(Checkpoint):
@@ -52,7 +54,8 @@ class RunCheckpoint(Checkpoint):
             self.best_score = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at once what ``EarlyStopping`` had stopped when the checkpoint was written."""
+        """Stop at once what ``EarlyStopping`` had stopped when the checkpoint was written; where an earlier one than the last was loaded, forget the later rounds."""
+        self._go_back(trainer)
         trainer.should_stop |= any(
             isinstance(callback, EarlyStopping) and _has_stopped(callback)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -113,6 +116,26 @@ class RunCheckpoint(Checkpoint):
         if self.best_score is None or sign * score < sign * self.best_score:
             self.best_score = score
             self._save(trainer, "best")
+
+    def _go_back(self, trainer: L.Trainer) -> None:
+        """Make the checkpoint that was loaded the last one, and forget a best one of rounds after it: a kill before the next writing must not bring them back."""
+        if trainer.ckpt_path is None or self.folder is None:
+            return
+        last, best, loaded = self.folder / "last.ckpt", self.folder / "best.ckpt", Path(trainer.ckpt_path)
+        going_back = last.exists() and not last.samefile(loaded)
+        abandoned = (
+            going_back and best.exists() and read_checkpoint(best)["global_step"] > trainer.global_step
+        )
+        trainer.strategy.barrier("RunCheckpoint")
+        if abandoned:
+            self.best_score = None
+        if going_back and trainer.is_global_zero:
+            aside = last.with_suffix(".writing")
+            shutil.copyfile(loaded, aside)
+            os.replace(aside, last)
+            if abandoned:
+                best.unlink()
+        trainer.strategy.barrier("RunCheckpoint")
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

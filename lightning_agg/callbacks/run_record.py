@@ -88,7 +88,7 @@ class RunRecord(SaveConfigCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the configuration, and draw which worker holds which labels."""
-        self._tell_changes(trainer.global_step)
+        self._tell_changes(trainer)
         super().setup(trainer, pl_module, "fit")
         if not _is_server(pl_module) or trainer.global_step > 0:
             return
@@ -99,15 +99,15 @@ class RunRecord(SaveConfigCallback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of other settings than those of the training, if this is none."""
         if trainer.state.fn == "validate":
-            self._tell_evaluation()
+            self._tell_evaluation(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of other settings than those of the training."""
-        self._tell_evaluation()
+        self._tell_evaluation(trainer)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell of other settings than those of the training."""
-        self._tell_evaluation()
+        self._tell_evaluation(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the final validation."""
@@ -128,22 +128,22 @@ class RunRecord(SaveConfigCallback):
         """Record the test."""
         self._finish(trainer)
 
-    def _tell_evaluation(self) -> None:
+    def _tell_evaluation(self, trainer: L.Trainer) -> None:
         """Warn of settings of a test that are not those the run was trained with, and bear upon its figures."""
-        changes = self._changes(EVALUATED)
+        changes = self._changes(EVALUATED, trainer.ckpt_path)
         if changes:
             rank_zero_warn(
                 f"The run in {self.folder} is evaluated with other settings than it was trained with: {'; '.join(changes.values())}."
                 f" With -c {self.folder}/{self.config_filename} they are its own; another seed splits the data anew."
             )
 
-    def _tell_changes(self, step: int) -> None:
+    def _tell_changes(self, trainer: L.Trainer) -> None:
         """Warn of settings that are not those a resumed run has had so far.
 
         Raises:
             SettingError: If one is among them that would not count, or would make another run of it.
         """
-        changes = self._changes(GROUPS)
+        changes, step = self._changes(GROUPS, trainer.ckpt_path), trainer.global_step
         kept = [told for name, told in changes.items() if step > 0 and is_kept(name)]
         require(
             not kept,
@@ -155,9 +155,9 @@ class RunRecord(SaveConfigCallback):
                 f"The run in {self.folder} goes on from round {step} with other settings: {'; '.join(changes.values())}."
             )
 
-    def _changes(self, groups: Iterable[str]) -> dict[str, str]:
-        """What there is to tell of each setting that is not that of the run's record, if there is one."""
-        recorded = self._recorded()
+    def _changes(self, groups: Iterable[str], checkpoint: Any) -> dict[str, str]:
+        """What there is to tell of each setting that is not that of the run's record, or that of the checkpoint's run, if there is one."""
+        recorded = self._recorded() or self._recorded_with(checkpoint)
         if recorded is None:
             return {}
         present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -172,11 +172,14 @@ class RunRecord(SaveConfigCallback):
         }
 
     def _recorded(self) -> dict[str, Any] | None:
-        path = None if self.folder is None else self.folder / self.config_filename
-        if path is None or not path.exists():
+        return None if self.folder is None else _read(self.folder / self.config_filename)
+
+    def _recorded_with(self, checkpoint: Any) -> dict[str, Any] | None:
+        """Of the run that has written the checkpoint, where that lies in a run's folder."""
+        folder = None if checkpoint is None else Path(checkpoint).resolve().parent
+        if folder is None or folder.name != "checkpoints":
             return None
-        config: dict[str, Any] = yaml.safe_load(path.read_text())
-        return config
+        return _read(folder.parent / self.config_filename)
 
     def _draw(self, trainer: L.Trainer, name: str, figure: Figure, step: int = 0) -> None:
         for logger in _tensorboards(trainer) if trainer.is_global_zero else []:
@@ -198,6 +201,14 @@ class RunRecord(SaveConfigCallback):
                 settings, {f"final/{name.replace('/', '_')}": value for name, value in final.items()}
             )
             logger.save()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record, if there is one."""
+    if not path.exists():
+        return None
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    return config
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -206,6 +206,17 @@ def test_settings_that_would_not_count_are_refused(option, message, tmp_path):
     assert checkpoint(tmp_path)["global_step"] == 2
 
 
+def test_nor_do_they_count_in_another_folder(tmp_path):
+    run("fit", tmp_path / "first", "--trainer.max_steps=2")
+    file = f"--ckpt_path={tmp_path / 'first' / 'version_0' / 'checkpoints' / 'last.ckpt'}"
+    for option in ("--model.optimizer.lr=0.5", "--seed_everything=1"):
+        with pytest.raises(SettingError, match="ckpt_path must be of a run with these settings"):
+            run("fit", tmp_path / "second", "--trainer.max_steps=4", file, option)
+    with pytest.warns(UserWarning, match="is evaluated with other settings.*seed_everything was 0 and is 1"):
+        run("test", tmp_path / "second", file, "--seed_everything=1")
+    run("fit", tmp_path / "second", "--trainer.max_steps=4", file)
+
+
 def test_other_data_are_refused(tmp_path):
     images, labels = np.zeros((400, 1, 8, 8), np.float32), np.arange(400) % 10
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)

@@ -1,9 +1,12 @@
 """Where runs live: no run touches another, and settings that are refused leave no trace."""
 
+import shutil
+
 import pytest
 import torch
 import yaml
 from runs import assert_same_run, checkpoint, finish, metrics, run, start
+from runs_callbacks import KilledError
 
 from lightning_agg.errors import SettingError
 from lightning_agg.runs import Run
@@ -35,8 +38,27 @@ def test_refused_settings_leave_no_run(tmp_path):
     )
     assert rows[-1]["step"] == "5"
     assert (tmp_path / "version_0" / "config.yaml").read_text() == record
+    assert checkpoint(tmp_path)["global_step"] == 6
     run("fit", tmp_path, "--trainer.max_steps=8", "--ckpt_path=last")
     assert checkpoint(tmp_path)["global_step"] == 8
+
+
+def test_rounds_that_were_dropped_do_not_come_back(tmp_path):
+    options = ["--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"]
+    run("fit", tmp_path, *options, "--trainer.max_steps=4")
+    folder = tmp_path / "version_0" / "checkpoints"
+    shutil.copy(folder / "last.ckpt", folder / "four.ckpt")
+    run("fit", tmp_path, *options, "--trainer.max_steps=8", "--ckpt_path=last")
+    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 8
+    options = [*options, "--trainer.max_steps=8"]
+    killed = [*options, f"--ckpt_path={folder / 'four.ckpt'}", "--trainer.callbacks+=runs_callbacks.Raising"]
+    with pytest.warns(UserWarning, match="goes back to round 4 of the 8"), pytest.raises(KilledError):
+        run("fit", tmp_path, *killed, "--trainer.callbacks.rounds=5")
+    assert checkpoint(tmp_path)["global_step"] == 4
+    assert not (folder / "best.ckpt").exists()
+    run("fit", tmp_path, *options, "--ckpt_path=last")
+    assert {int(row["step"]) for row in metrics(tmp_path)} == set(range(8))
+    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 8
 
 
 def test_last_is_the_newest_run_that_trained(tmp_path):

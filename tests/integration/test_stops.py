@@ -3,6 +3,7 @@
 import pytest
 import torch
 from runs import WORKER_MODELS, assert_resumes, assert_same_run, checkpoint, metrics, run
+from runs_callbacks import KilledError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_agg.callbacks import RunCheckpoint
@@ -25,10 +26,6 @@ PLATEAU = [
     "--model.lr_scheduler.patience=0",
     "--model.lr_scheduler.threshold=0.5",
 ]
-
-
-class KilledError(Exception):
-    """Instead of a kill."""
 
 
 def run_until(name, step, folder, *options):
@@ -64,6 +61,16 @@ def test_what_early_stopping_has_ended_does_not_go_on(tmp_path, capsys):
     with pytest.warns(UserWarning, match="callbacks used to create the checkpoint need to be provided"):
         run("fit", tmp_path, *OPTIONS, "--trainer.max_steps=16", "--ckpt_path=last")
     assert checkpoint(tmp_path)["global_step"] == 16
+
+
+def test_early_stopping_looks_after_validations_of_whole_epochs_too(tmp_path):
+    """Lightning's own choice there is to look after the checkpoint of the epoch's last round."""
+    epochs = [*EARLY, "--data.rounds_per_epoch=4", "--trainer.val_check_interval=1.0", "--trainer.check_val_every_n_epoch=1"]  # fmt: skip
+    run("fit", tmp_path / "whole", *epochs)
+    assert checkpoint(tmp_path / "whole")["global_step"] == 12
+    run_until("last", 8, tmp_path / "killed", *epochs)
+    run("fit", tmp_path / "killed", *epochs, "--ckpt_path=last")
+    assert_same_run(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed"))
 
 
 @pytest.mark.parametrize(

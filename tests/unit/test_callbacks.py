@@ -130,6 +130,30 @@ def test_labels_of_byzantine_workers_are_flipped():
     assert torch.equal(poisoned.targets[1:], before[1:])
 
 
+class Poison(Drop):
+    """Changes labels by a function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def poison(self, targets, num_classes):
+        return self.function(targets)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda targets: None, "Poison.poison must return a torch.Tensor of shape .*got NoneType"),
+        (lambda targets: targets.float(), "Poison.poison must return .*torch.int64, got .*torch.float32"),
+        (lambda targets: targets + 13, r"Poison.poison must return labels .* number of classes 10, got \[13"),
+        (lambda targets: targets - 100, "Poison.poison must return labels of at least 0"),
+    ],
+)
+def test_labels_that_an_attack_of_ones_own_changes_are_checked(function, message):
+    with pytest.raises(SettingError, match=message):
+        injection(Poison(function), num_byzantine=1, fixed=True).on_worker_batch(None, SERVER, batch())
+
+
 def test_random_rows_do_not_depend_on_who_else_attacks():
     ones = torch.ones(6, 4)
     few = injection(Gaussian(), num_byzantine=2, fixed=True).on_byzantine_gradients(
