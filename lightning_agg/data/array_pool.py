@@ -50,7 +50,18 @@ class ArrayPool(PoolDataModule):
         labels = {name: self._whole(name, arrays[name]) for name in ("y_train", "y_test")}
         groups = self._whole(GROUPS, arrays[GROUPS]) if GROUPS in arrays else None
         largest = max((int(values.max()) for values in labels.values() if len(values)), default=0)
-        names = arrays.get(CLASSES, np.arange(largest + 1))
+        names = arrays.get(CLASSES)
+        if names is None:
+            samples = sum(map(len, labels.values()))
+            require(
+                largest < max(samples, 2),
+                f"data.path must be a file with the array {CLASSES} where a label is as large as {largest}, of {samples} samples.",
+            )
+            names = np.arange(largest + 1)
+        require(
+            names.ndim == 1,
+            f"data.path: {CLASSES} must be a name for each class, got shape {names.shape}.",
+        )
         return Dataset(
             Samples(self._inputs("x_train", arrays), labels["y_train"], groups),
             Samples(self._inputs("x_test", arrays), labels["y_test"]),

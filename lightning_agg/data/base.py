@@ -113,11 +113,18 @@ class PoolDataModule(L.LightningDataModule, ABC):
 
     @property
     def example(self) -> torch.Tensor:
-        """An input ``(1, ...)`` to try a model on: zeros, or of indices the sample with the largest."""
-        inputs = self.pool.data.inputs
-        if inputs.dtype == torch.int64:
-            return inputs[inputs.flatten(1).amax(1).argmax()][None].cpu()
-        return torch.zeros(1, *self.sample_shape)
+        """Inputs to try a model on: one of zeros, or of indices the samples with the smallest and the largest of each split."""
+        if self.test.inputs.dtype != torch.int64:
+            return torch.zeros(1, *self.sample_shape)
+        splits = [samples.inputs for samples in (self.pool.data, self.val, self.public, self.test)]
+        indices = [(inputs, inputs.flatten(1)) for inputs in splits if len(inputs)]
+        return torch.stack(
+            [
+                inputs[place].cpu()
+                for inputs, flat in indices
+                for place in (flat.amin(1).argmin(), flat.amax(1).argmax())
+            ]
+        )
 
     def setup(self, stage: str) -> None:
         """Load, split and partition; the first call does the work."""

@@ -8,7 +8,12 @@ from lightning_agg.errors import require
 
 
 def check_model(model: nn.Module, setting: str = "model.model") -> None:
-    """Raise :class:`~lightning_agg.errors.SettingError` if a layer has running statistics, draws random numbers or has sparse gradients."""
+    """Raise :class:`~lightning_agg.errors.SettingError` if a layer has running statistics, draws random numbers or has sparse gradients, or parameters are of several types."""
+    dtypes = {str(p.dtype) for p in model.parameters() if p.requires_grad}
+    require(
+        len(dtypes) < 2,
+        f"{setting} must have parameters of one type, as they are rows of one matrix, got {' and '.join(sorted(dtypes))}.",
+    )
     for name, layer in model.named_modules():
         place = f"layer {name!r} is {type(layer).__name__}" if name else f"it is {type(layer).__name__}"
         require(

@@ -41,6 +41,10 @@ AVERAGING = tuple(
 """Callbacks that keep averages of the weights; the second is not in every Lightning that serves."""
 
 
+MOST_THREADS = 4096
+"""More end the process, without a word of the setting."""
+
+
 class PoolModule(L.LightningModule, ABC):
     """A LightningModule whose data is divided among workers.
 
@@ -91,6 +95,10 @@ class PoolModule(L.LightningModule, ABC):
         super().__init__()
         if num_threads is not None:
             require_count("model.num_threads", num_threads, minimum=1)
+            require(
+                num_threads <= MOST_THREADS,
+                f"model.num_threads must be at most {MOST_THREADS}, got {num_threads}.",
+            )
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.num_threads = num_threads
@@ -184,6 +192,7 @@ class PoolModule(L.LightningModule, ABC):
         setting = f"{setting}.lr_scheduler"
         with told_of_the_schedule(setting):
             self._schedules[setting] = schedule = make_lr_scheduler(optimizer)
+            schedule.state_dict()  # LambdaLR has none with a built-in function
         return [optimizer], [schedule]
 
     def advance_schedule(self) -> None:

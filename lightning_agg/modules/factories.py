@@ -38,7 +38,7 @@ def of_classes(make: ModelFactory, num_classes: int) -> nn.Module:
 
 
 def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: str) -> nn.Module:
-    """The model that a setting asks for, tried on ``sample``, a batch of one.
+    """The model that a setting asks for, tried on the batch ``sample``.
 
     Raises:
         SettingError: If it cannot be made, is none that a pool can train, or does not fit the sample or the classes.
@@ -63,9 +63,11 @@ def made_model(make: ModelFactory, num_classes: int, sample: Tensor, setting: st
             f"{setting} must accept inputs of shape {tuple(sample.shape[1:])}, {sample.dtype}; {name} does not: {error}"
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    expected = (len(sample), num_classes)
+    inputs = "one input" if len(sample) == 1 else f"{len(sample)} inputs"
     require(
-        shape == (1, num_classes),
-        f"{setting} must give one output per class, shape (1, {num_classes}) for one input; {name} gives {shape}.",
+        shape == expected,
+        f"{setting} must give one output per class, shape {expected} for {inputs}; {name} gives {shape}.",
     )
     require(
         bool(trainable(model)),
@@ -121,5 +123,5 @@ def told_of_the_schedule(setting: str) -> Iterator[None]:
     """Name ``setting`` in what a schedule of torch raises, at once or in a later step."""
     try:
         yield
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
         raise SettingError(f"{setting} must be given values that it accepts: {error}.") from error

@@ -14,7 +14,13 @@ import yaml
 
 from lightning_agg.errors import require
 
-SETTLED = {"seed_everything": "seeds", "trainer.default_root_dir": "folder", "ckpt_path": "ckpt_path"}
+SETTLED = {
+    "seed_everything": "seeds",
+    "trainer.default_root_dir": "folder",
+    "ckpt_path": "ckpt_path",
+    "config": "configs",
+    "c": "configs",
+}
 """Options of a run that the sweep gives, and its settings for them."""
 
 RECORDED = ("seed", "folder", "error")

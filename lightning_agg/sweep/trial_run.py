@@ -91,6 +91,10 @@ def _check_trainer(trial: Trial, trainer: dict[str, Any]) -> None:
         " which GPUs they take is told by the environment variable CUDA_VISIBLE_DEVICES.",
     )
     require(
+        trainer["logger"] in (True, None),
+        f"{trial.name}: trainer.logger must be null or true in a sweep, which reads the metrics.csv of its runs, got {trainer['logger']}.",
+    )
+    require(
         not fast,
         f"{trial.name}: trainer.fast_dev_run must be false in a sweep, which looks at results, got {fast}.",
     )

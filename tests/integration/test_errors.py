@@ -117,6 +117,28 @@ KRUM = ["--model.aggregator=Krum"]
             "model.lr_scheduler must be given values that it accepts: Factor should be < 1.0",
         ),
         (["--trainer.val_check_interval=0"], "trainer.val_check_interval must be above 0, got 0"),
+        (["--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be at least 0, got -1"),
+        (["--trainer.num_nodes=2"], "trainer.strategy must be worker_parallel where"),
+        (["--model.num_threads=100000"], "model.num_threads must be at most 4096, got 100000"),
+        (
+            [
+                "--model.lr_scheduler=torch.optim.lr_scheduler.LambdaLR",
+                "--model.lr_scheduler.lr_lambda=math.sqrt",
+            ],
+            "model.lr_scheduler must be given values that it accepts: 'builtin_function_or_method'",
+        ),
+        (
+            ["--trainer.callbacks+=RunCheckpoint"],
+            "trainer.callbacks must not have a RunCheckpoint: every run has one",
+        ),
+        (
+            [
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=val/loss",
+                "--trainer.callbacks.check_on_train_epoch_end=true",
+            ],
+            "EarlyStopping.check_on_train_epoch_end must not be true",
+        ),
         (["--model.participation=0"], "model.participation must be in (0, 1], got 0"),
         (["--trainer.max_steps=-1"], "trainer.max_steps must be set, to the number of rounds"),
         (["--checkpoint.every_n_rounds=0"], "checkpoint.every_n_rounds must be at least 1, got 0"),
@@ -153,9 +175,9 @@ KRUM = ["--model.aggregator=Krum"]
         ),
         (
             ["--trainer.devices=2"],
-            "trainer.strategy must be worker_parallel where trainer.devices are several",
+            "trainer.strategy must be worker_parallel where trainer.devices or trainer.num_nodes are several",
         ),
-        (["--trainer.devices=[0, 1]"], "(strategy = auto, devices = [0, 1])"),
+        (["--trainer.devices=[0, 1]"], "(strategy = auto, devices = [0, 1], num_nodes = 1)"),
         (["--seed_everything=-1"], "seed_everything must be from 0 to 4294967295, got -1"),
         (["--trainer.accelerator=foo"], "trainer: You selected an invalid accelerator name"),
         (

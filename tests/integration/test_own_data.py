@@ -64,3 +64,13 @@ def test_words_that_the_model_does_not_know_are_told(words, tmp_path):
         SettingError, match=r"must accept inputs of shape \(10,\), torch.int64; Words does not"
     ):
         run("fit", tmp_path, *OPTIONS, words, "--model.model.num_words=59", "--trainer.max_steps=2")
+
+
+@pytest.mark.parametrize("index", [NUM_WORDS, -1])
+def test_so_are_those_of_the_test_alone(index, words, tmp_path):
+    path = words.removeprefix("--data.path=")
+    arrays = dict(np.load(path))
+    arrays["x_test"][7, 3] = index
+    np.savez(path, **arrays)
+    with pytest.raises(SettingError, match=r"must accept inputs of shape .*index out of range"):
+        run("fit", tmp_path, *OPTIONS, words, "--trainer.max_steps=2")

@@ -57,6 +57,7 @@ DIGITS = "pool_size, batch_size, partitioner, classes, val_size, public_size, st
         ("--byzantine.attack=Krum", "byzantine.attack: Krum is one of the aggregators, for model.aggregator."),
         ("--byzantine.attack=math.sqrt", "byzantine.attack: math.sqrt is no Attack."),
         ("--byzantine.attack=Attack", "byzantine.attack must name a class, before its settings: Attack is none that can be made."),
+        ("--noise.scale=PerTensorScale --noise.scale.factor=-1", "noise.scale.factor must be a finite number above 0, got -1.0."),
         ("--noise.scale=PiecewiseScale", "noise.scale.values and noise.scale.milestones must be given: PiecewiseScale needs them."),
         ("--model.aggregator=runs_models.Unfinished", "model.aggregator: Unfinished must define forward."),
         ("--model.aggregator=External --model.aggregator.rule=nope.Krum", "model.aggregator.rule: nope.Krum cannot be imported: No module named 'nope'."),

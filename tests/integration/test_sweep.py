@@ -94,6 +94,7 @@ def test_a_trial_that_was_cut_off_when_it_was_through(tmp_path):
         ),
         ({"trainer.devices": [3]}, r"trainer.devices must be 1 in a sweep.*got \[3\]; which GPUs"),
         ({"trainer.fast_dev_run": 1}, "trainer.fast_dev_run must be false in a sweep"),
+        ({"trainer.logger": False}, "trainer.logger must be null or true in a sweep.*got False"),
         ({"checkpoint.monitor": None}, "ckpt_path must be last where checkpoint.monitor is null"),
     ],
 )
@@ -104,9 +105,7 @@ def test_what_a_sweep_has_no_use_for_is_refused(settings, message, tmp_path):
 
 
 def test_a_record_that_is_cut_short_and_a_run_that_logs_nothing(tmp_path):
-    (trial,) = Sweep(
-        {"byzantine.attack": ["SignFlip"]}, [QUICKSTART], {"trainer.max_steps": 1, "trainer.logger": False}
-    ).trials
+    (trial,) = Sweep({"byzantine.attack": ["SignFlip"]}, [QUICKSTART], {"trainer.max_steps": 1}).trials
     (home,) = trial_run.homes([trial], tmp_path, "last")
     done = trial_run.run(trial, home, "last", tested=True)
     assert done.error is None

@@ -408,7 +408,11 @@ def test_indices_stay_indices():
     data = ready(Own(Samples(TABLE.long(), LABELS)))
     inputs, _, _ = data.pool.batch([0, 1], 0)
     assert inputs.dtype == torch.int64
-    assert data.example.tolist() == [[117, 118, 119]]
+    assert data.example.shape == (
+        8,
+        3,
+    )  # the smallest and the largest of workers, validation, server and test
+    assert (data.example.min(), data.example.max()) == (0, 119)
     assert as_precise(inputs, torch.float64).dtype == torch.int64
 
 
@@ -450,6 +454,12 @@ def test_arrays_of_the_user(tmp_path):
         ({"x_train": np.array([["a"]] * 4)}, "x_train must be numbers, got <U1"),
         ({"y_train": np.zeros(4)}, "y_train must be numbers, whole ones, got float64"),
         ({"x_train": np.array([None] * 4)}, "without Python objects"),
+        ({"classes": np.array("abc")}, r"classes must be a name for each class, got shape \(\)"),
+        ({"classes": np.array([["a", "b"]])}, r"classes must be a name for each class, got shape \(1, 2\)"),
+        (
+            {"y_train": np.array([0, 1, 2, 10**12])},
+            "with the array classes where a label is as large as 1000000000000, of 8 samples",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_used_are_told(arrays, message, tmp_path):

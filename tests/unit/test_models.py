@@ -109,6 +109,10 @@ def test_check_model_accepts(make):
         (lambda: nn.LSTM(2, 2, num_layers=2, dropout=0.1), r"it is LSTM, p = 0.1"),
         (lambda: nn.MultiheadAttention(2, 1, dropout=0.2), r"it is MultiheadAttention, p = 0.2"),
         (
+            lambda: nn.Sequential(nn.Linear(2, 2).double(), nn.Linear(2, 2)),
+            r"parameters of one type, as they are rows of one matrix, got torch.float32 and torch.float64",
+        ),
+        (
             lambda: nn.Sequential(nn.Embedding(3, 2, sparse=True)),
             r"must not have sparse gradients .layer .0. is Embedding.*Set sparse to false",
         ),

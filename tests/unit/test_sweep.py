@@ -130,6 +130,8 @@ def test_a_row_may_have_values_of_its_own_to_try():
         ({"seeds": [1, 1]}, "seeds must be at least one, and none twice"),
         ({"seeds": [0, -1]}, r"seeds must be from 0 to 4294967295, got -1\."),
         ({"settings": {"seed_everything": 3}}, "seed_everything must be given as seeds of the sweep"),
+        ({"settings": {"config": "a.yaml"}}, "config must be given as configs of the sweep"),
+        ({"tune": {"config": ["a.yaml", "b.yaml"]}}, "config must be given as configs of the sweep"),
         (
             {"axes": {"trainer.default_root_dir": ["a"]}},
             "default_root_dir must be given as folder of the sweep",
