@@ -26,6 +26,8 @@ def lines(module: PoolModule, trainer: L.Trainer, subcommand: str, run: Run) -> 
     elif fitted and trainer.global_step == run.step:
         bound = "EarlyStopping" if trainer.should_stop else "trainer.max_steps"
         yield f"nothing left to train: the run has had its {run.step} {module.steps}, see {bound}"
+    elif fitted and trainer.limit_val_batches == 0:
+        yield "not validated: trainer.limit_val_batches is 0"
     elif fitted:
         yield "not validated: training ended before the next validation, see trainer.val_check_interval"
     yield f"run: {run.folder}"

@@ -48,6 +48,10 @@ def check_trainer(config: Any, subcommand: str, injection: ByzantineInjection) -
         f"trainer.val_check_interval must be above 0, got {config.val_check_interval}.",
     )
     require(
+        subcommand != "fit" or config.limit_train_batches != 0,
+        f"trainer.limit_train_batches must not be 0 in fit, which would train nothing, got {config.limit_train_batches}.",
+    )
+    require(
         config.log_every_n_steps is None or config.log_every_n_steps >= 0,
         f"trainer.log_every_n_steps must be at least 0, got {config.log_every_n_steps}.",
     )

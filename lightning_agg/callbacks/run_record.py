@@ -163,6 +163,7 @@ class RunRecord(SaveConfigCallback):
         present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         before, now = (
             flat_settings({name: value for name, value in config.items() if name in groups})
+            | {"trainer.precision": _precision(config)}
             for config in (recorded, present)
         )
         return {
@@ -201,6 +202,13 @@ class RunRecord(SaveConfigCallback):
                 settings, {f"final/{name.replace('/', '_')}": value for name, value in final.items()}
             )
             logger.save()
+
+
+def _precision(config: dict[str, Any]) -> str:
+    """That of a run, by the name that Lightning's number for it stands for."""
+    told = config.get("trainer", {}).get("precision")
+    named = {"None": "32-true", "64": "64-true", "32": "32-true"}
+    return named.get(str(told), str(told))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -279,6 +279,15 @@ def test_the_end_of_a_run_is_told(tmp_path, capsys):
     assert "nothing left to train: the run has had its 6 rounds" in capsys.readouterr().out
     run("fit", tmp_path, *options, "--trainer.max_steps=7", "--ckpt_path=last")
     assert "not validated: training ended before the next validation" in capsys.readouterr().out
+    run(
+        "fit",
+        tmp_path / "other",
+        *options,
+        "--trainer.max_steps=4",
+        "--trainer.limit_val_batches=0",
+        "--checkpoint.monitor=null",
+    )
+    assert "not validated: trainer.limit_val_batches is 0" in capsys.readouterr().out
     run("fit", tmp_path, *options, "--trainer.max_steps=8", "--ckpt_path=last")
     told = capsys.readouterr().out
     assert "validation accuracy: 0." in told

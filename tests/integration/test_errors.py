@@ -117,6 +117,7 @@ KRUM = ["--model.aggregator=Krum"]
             "model.lr_scheduler must be given values that it accepts: Factor should be < 1.0",
         ),
         (["--trainer.val_check_interval=0"], "trainer.val_check_interval must be above 0, got 0"),
+        (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches must not be 0 in fit"),
         (["--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be at least 0, got -1"),
         (["--trainer.num_nodes=2"], "trainer.strategy must be worker_parallel where"),
         (["--model.num_threads=100000"], "model.num_threads must be at most 4096, got 100000"),

@@ -182,6 +182,10 @@ def test_changed_settings_are_told(tmp_path):
         UserWarning, match=r"from round 2 with other settings: byzantine.attack was 'Reverse' and is 'Drop'"
     ):
         run("fit", tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", "--byzantine.attack=Drop")
+    dropped = ["--byzantine.attack=Drop", "--trainer.max_steps=6", "--ckpt_path=last"]
+    run("fit", tmp_path, *dropped, "--trainer.precision=32-true")
+    with pytest.warns(UserWarning, match="trainer.precision was '32-true' and is '64-true'"):
+        run("fit", tmp_path, *dropped, "--trainer.max_steps=8", "--trainer.precision=64-true")
 
 
 @pytest.mark.parametrize(
