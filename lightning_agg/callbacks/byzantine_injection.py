@@ -267,11 +267,11 @@ def poisoned(attack: Attack, targets: Tensor, num_classes: int) -> Tensor:
     found = attack.poison(targets, num_classes)
     name = f"{type(attack).__name__}.poison"
     require_tensor(name, found, targets.shape, targets.dtype)
-    changed = found[found != targets]
-    require(
-        targets.is_floating_point() or bool(((changed >= 0) & (changed < num_classes)).all()),
-        f"{name} must return labels of at least 0 and below the number of classes {num_classes}, got {changed.tolist()[:10]}.",
-    )
+    wrong = (found != targets) & ((found < 0) | (found >= num_classes))
+    if not targets.is_floating_point() and bool(wrong.any()):
+        raise SettingError(
+            f"{name} must return labels of at least 0 and below the number of classes {num_classes}, got {found[wrong].tolist()[:10]}."
+        )
     return found
 
 

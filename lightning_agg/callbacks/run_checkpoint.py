@@ -10,7 +10,7 @@ import lightning as L
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-from lightning_agg.errors import require
+from lightning_agg.errors import SettingError, require
 from lightning_agg.loggers import LogsAhead
 from lightning_agg.runs import read_checkpoint
 
@@ -119,13 +119,11 @@ class RunCheckpoint(Checkpoint):
 
     def _go_back(self, trainer: L.Trainer) -> None:
         """Make the checkpoint that was loaded the last one, and forget a best one of rounds after it: a kill before the next writing must not bring them back."""
-        if trainer.ckpt_path is None or self.folder is None:
+        if trainer.ckpt_path is None or self.folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         last, best, loaded = self.folder / "last.ckpt", self.folder / "best.ckpt", Path(trainer.ckpt_path)
-        going_back = last.exists() and not last.samefile(loaded)
-        abandoned = (
-            going_back and best.exists() and read_checkpoint(best)["global_step"] > trainer.global_step
-        )
+        going_back = last.exists() and loaded.exists() and not last.samefile(loaded)
+        abandoned = going_back and best.exists() and _rounds_of(best) > trainer.global_step
         trainer.strategy.barrier("RunCheckpoint")
         if abandoned:
             self.best_score = None
@@ -154,6 +152,14 @@ class RunCheckpoint(Checkpoint):
 def should_be_large(logged: str) -> bool:
     """Whether a logged value is one of those that should be large: an accuracy."""
     return "accuracy" in logged
+
+
+def _rounds_of(path: Path) -> float:
+    """Rounds that a checkpoint has had; of a damaged one more than any other."""
+    try:
+        return float(read_checkpoint(path)["global_step"])
+    except SettingError:
+        return math.inf
 
 
 def _has_stopped(callback: EarlyStopping) -> bool:

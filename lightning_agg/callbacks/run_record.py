@@ -130,11 +130,12 @@ class RunRecord(SaveConfigCallback):
 
     def _tell_evaluation(self, trainer: L.Trainer) -> None:
         """Warn of settings of a test that are not those the run was trained with, and bear upon its figures."""
-        changes = self._changes(EVALUATED, trainer.ckpt_path)
-        if changes:
+        record = self._record(trainer)
+        changes = self._changes(EVALUATED, record)
+        if record is not None and changes:
             rank_zero_warn(
-                f"The run in {self.folder} is evaluated with other settings than it was trained with: {'; '.join(changes.values())}."
-                f" With -c {self.folder}/{self.config_filename} they are its own; another seed splits the data anew."
+                f"The run in {record.parent} is evaluated with other settings than it was trained with: {'; '.join(changes.values())}."
+                f" With -c {record} they are its own; another seed splits the data anew."
             )
 
     def _tell_changes(self, trainer: L.Trainer) -> None:
@@ -143,23 +144,24 @@ class RunRecord(SaveConfigCallback):
         Raises:
             SettingError: If one is among them that would not count, or would make another run of it.
         """
-        changes, step = self._changes(GROUPS, trainer.ckpt_path), trainer.global_step
+        record, step = self._record(trainer), trainer.global_step
+        changes = self._changes(GROUPS, record)
         kept = [told for name, told in changes.items() if step > 0 and is_kept(name)]
         require(
             not kept,
             f"ckpt_path must be of a run with these settings, to go on with it: {'; '.join(kept)}. Its optimizer, schedule and shards are"
             " those of the checkpoint; for others begin a new run.",
         )
-        if changes:
+        if record is not None and changes:
             rank_zero_warn(
-                f"The run in {self.folder} goes on from round {step} with other settings: {'; '.join(changes.values())}."
+                f"The run in {record.parent} goes on from round {step} with other settings: {'; '.join(changes.values())}."
             )
 
-    def _changes(self, groups: Iterable[str], checkpoint: Any) -> dict[str, str]:
-        """What there is to tell of each setting that is not that of the run's record, or that of the checkpoint's run, if there is one."""
-        recorded = self._recorded() or self._recorded_with(checkpoint)
-        if recorded is None:
+    def _changes(self, groups: Iterable[str], record: Path | None) -> dict[str, str]:
+        """What there is to tell of each setting that is not that of the record, if there is one."""
+        if record is None:
             return {}
+        recorded = yaml.safe_load(record.read_text())
         present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         before, now = (
             flat_settings({name: value for name, value in config.items() if name in groups})
@@ -172,15 +174,14 @@ class RunRecord(SaveConfigCallback):
             if before.get(name) != now.get(name)
         }
 
-    def _recorded(self) -> dict[str, Any] | None:
-        return None if self.folder is None else _read(self.folder / self.config_filename)
-
-    def _recorded_with(self, checkpoint: Any) -> dict[str, Any] | None:
-        """Of the run that has written the checkpoint, where that lies in a run's folder."""
-        folder = None if checkpoint is None else Path(checkpoint).resolve().parent
-        if folder is None or folder.name != "checkpoints":
-            return None
-        return _read(folder.parent / self.config_filename)
+    def _record(self, trainer: L.Trainer) -> Path | None:
+        """The file of the run's configuration so far, or that of the run that has written its checkpoint."""
+        folders = [self.folder]
+        if trainer.ckpt_path is not None:
+            checkpoints = Path(trainer.ckpt_path).resolve().parent
+            folders += [checkpoints.parent] if checkpoints.name == "checkpoints" else []
+        files = [folder / self.config_filename for folder in folders if folder is not None]
+        return next((file for file in files if file.exists()), None)
 
     def _draw(self, trainer: L.Trainer, name: str, figure: Figure, step: int = 0) -> None:
         for logger in _tensorboards(trainer) if trainer.is_global_zero else []:
@@ -194,7 +195,9 @@ class RunRecord(SaveConfigCallback):
             name: float(trainer.callback_metrics[name]) for name in FINAL if name in trainer.callback_metrics
         }
         # A test may be told less than the training was.
-        config = self._recorded() or yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        record = self._record(trainer)
+        text = self.parser.dump(self.config, skip_none=False) if record is None else record.read_text()
+        config = yaml.safe_load(text)
         settings = flat_settings({name: config[name] for name in GROUPS if config.get(name) is not None})
         settings = {name: value for name, value in settings.items() if value != "None"}
         for logger in _tensorboards(trainer):
@@ -209,14 +212,6 @@ def _precision(config: dict[str, Any]) -> str:
     told = config.get("trainer", {}).get("precision")
     named = {"None": "32-true", "64": "64-true", "32": "32-true"}
     return named.get(str(told), str(told))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record, if there is one."""
-    if not path.exists():
-        return None
-    config: dict[str, Any] = yaml.safe_load(path.read_text())
-    return config
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

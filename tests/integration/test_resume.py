@@ -216,7 +216,9 @@ def test_nor_do_they_count_in_another_folder(tmp_path):
     for option in ("--model.optimizer.lr=0.5", "--seed_everything=1"):
         with pytest.raises(SettingError, match="ckpt_path must be of a run with these settings"):
             run("fit", tmp_path / "second", "--trainer.max_steps=4", file, option)
-    with pytest.warns(UserWarning, match="is evaluated with other settings.*seed_everything was 0 and is 1"):
+    with pytest.warns(
+        UserWarning, match=r"first.version_0 is evaluated with other settings.*seed_everything was 0 and is 1"
+    ):
         run("test", tmp_path / "second", file, "--seed_everything=1")
     run("fit", tmp_path / "second", "--trainer.max_steps=4", file)
 

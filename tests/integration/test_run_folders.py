@@ -51,6 +51,7 @@ def test_rounds_that_were_dropped_do_not_come_back(tmp_path):
     run("fit", tmp_path, *options, "--trainer.max_steps=8", "--ckpt_path=last")
     assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 8
     options = [*options, "--trainer.max_steps=8"]
+    (folder / "best.ckpt").write_bytes(b"damaged")  # then it is of no use to this branch either
     killed = [*options, f"--ckpt_path={folder / 'four.ckpt'}", "--trainer.callbacks+=runs_callbacks.Raising"]
     with pytest.warns(UserWarning, match="goes back to round 4 of the 8"), pytest.raises(KilledError):
         run("fit", tmp_path, *killed, "--trainer.callbacks.rounds=5")
