@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_agg.aggregators.matrix import finite_rows, sum_is_finite
 from lightning_agg.attacks.context import AttackContext
 from lightning_agg.errors import require, require_method
+from lightning_agg.precision import full_precision
 
 
 class Attack(ABC):
@@ -64,12 +65,8 @@ class Attack(ABC):
         )
         if len(own) == 0:
             return own.detach().clone()
-        kind = own.device.type
-        if torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self(honest, own, context)
         context = (context or AttackContext()).numbered(len(honest), len(own))
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(own):
             rows = self._rows(honest.detach(), own.detach(), context)
         return rows.expand_as(own).to(own.dtype)
 

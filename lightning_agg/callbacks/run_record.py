@@ -89,6 +89,7 @@ class RunRecord(SaveConfigCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the configuration, and draw which worker holds which labels."""
         self._tell_changes(trainer)
+        trainer.strategy.barrier("RunRecord")  # no process reads the record while another writes it
         super().setup(trainer, pl_module, "fit")
         if not _is_server(pl_module) or trainer.global_step > 0:
             return
@@ -131,8 +132,10 @@ class RunRecord(SaveConfigCallback):
     def _tell_evaluation(self, trainer: L.Trainer) -> None:
         """Warn of settings of a test that are not those the run was trained with, and bear upon its figures."""
         record = self._record(trainer)
+        if record is None:
+            return
         changes = self._changes(EVALUATED, record)
-        if record is not None and changes:
+        if changes:
             rank_zero_warn(
                 f"The run in {record.parent} is evaluated with other settings than it was trained with: {'; '.join(changes.values())}."
                 f" With -c {record} they are its own; another seed splits the data anew."
@@ -145,6 +148,8 @@ class RunRecord(SaveConfigCallback):
             SettingError: If one is among them that would not count, or would make another run of it.
         """
         record, step = self._record(trainer), trainer.global_step
+        if record is None:
+            return
         changes = self._changes(GROUPS, record)
         kept = [told for name, told in changes.items() if step > 0 and is_kept(name)]
         require(
@@ -152,15 +157,13 @@ class RunRecord(SaveConfigCallback):
             f"ckpt_path must be of a run with these settings, to go on with it: {'; '.join(kept)}. Its optimizer, schedule and shards are"
             " those of the checkpoint; for others begin a new run.",
         )
-        if record is not None and changes:
+        if changes:
             rank_zero_warn(
                 f"The run in {record.parent} goes on from round {step} with other settings: {'; '.join(changes.values())}."
             )
 
-    def _changes(self, groups: Iterable[str], record: Path | None) -> dict[str, str]:
-        """What there is to tell of each setting that is not that of the record, if there is one."""
-        if record is None:
-            return {}
+    def _changes(self, groups: Iterable[str], record: Path) -> dict[str, str]:
+        """What there is to tell of each setting that is not that of the record."""
         recorded = yaml.safe_load(record.read_text())
         present = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         before, now = (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lightning_agg.data.base import Dataset, PoolDataModule
-from lightning_agg.data.samples import Samples
+from lightning_agg.data.samples import Samples, numbered_classes
 from lightning_agg.errors import SettingError, require
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -49,23 +49,18 @@ class ArrayPool(PoolDataModule):
         )
         labels = {name: self._whole(name, arrays[name]) for name in ("y_train", "y_test")}
         groups = self._whole(GROUPS, arrays[GROUPS]) if GROUPS in arrays else None
-        largest = max((int(values.max()) for values in labels.values() if len(values)), default=0)
-        names = arrays.get(CLASSES)
-        if names is None:
-            samples = sum(map(len, labels.values()))
+        if CLASSES in arrays:
             require(
-                largest < max(samples, 2),
-                f"data.path must be a file with the array {CLASSES} where a label is as large as {largest}, of {samples} samples.",
+                arrays[CLASSES].ndim == 1,
+                f"data.path: {CLASSES} must be a name for each class, got shape {arrays[CLASSES].shape}.",
             )
-            names = np.arange(largest + 1)
-        require(
-            names.ndim == 1,
-            f"data.path: {CLASSES} must be a name for each class, got shape {names.shape}.",
-        )
+            names = tuple(map(str, arrays[CLASSES]))
+        else:
+            names = numbered_classes(f"data.path must be a file with the array {CLASSES}", *labels.values())
         return Dataset(
             Samples(self._inputs("x_train", arrays), labels["y_train"], groups),
             Samples(self._inputs("x_test", arrays), labels["y_test"]),
-            tuple(map(str, names)),
+            names,
         )
 
     def _read(self) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from torch.utils import data
 from torchvision.transforms.v2 import functional as V
 
 from lightning_agg.data.base import Dataset, PoolDataModule, held_out
-from lightning_agg.data.samples import Samples
+from lightning_agg.data.samples import Samples, numbered_classes
 from lightning_agg.errors import SettingError, require
 
 
@@ -57,8 +57,9 @@ class DatasetPool(PoolDataModule):
             test, train = held_out(train, self.test_fraction, "test set of a data set")
         else:
             test = _samples("test", self.test_set)
-        largest = max(int(part.labels.max()) if len(part) else 0 for part in (train, test))
-        names = getattr(self.train_set, "classes", None) or range(largest + 1)
+        names = getattr(self.train_set, "classes", None)
+        if not names:
+            names = numbered_classes("data.train must have the attribute classes", train.labels, test.labels)
         return Dataset(train, test, tuple(map(str, names)))
 
 

@@ -109,6 +109,21 @@ class Samples:
         return numbers
 
 
+def numbered_classes(wanted: str, *labels: Tensor) -> tuple[str, ...]:
+    """The numbers from 0 to the largest of the labels, for classes without names.
+
+    Raises:
+        SettingError: If there are more of them than labels, which are other numbers then; it says that there must be what is ``wanted``.
+    """
+    samples = sum(map(len, labels))
+    largest = max((int(values.max()) for values in labels if len(values)), default=0)
+    require(
+        largest < max(samples, 2),
+        f"{wanted} where a label is as large as {largest}, of {samples} samples.",
+    )
+    return tuple(map(str, range(largest + 1)))
+
+
 def as_precise(inputs: Tensor, dtype: torch.dtype) -> Tensor:
     """Inputs as they were read, numbers among them in ``dtype``."""
     return inputs.to(dtype) if inputs.is_floating_point() else inputs

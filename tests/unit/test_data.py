@@ -493,6 +493,14 @@ class Pictures(torch.utils.data.Dataset):
         return Image.new("L", (4, 3), 20 + 200 * (index % 2)), index % 2, index // 4
 
 
+def test_labels_that_are_no_numbers_of_classes_are_told():
+    source = TensorDataset(TABLE, 10**9 * LABELS)
+    with pytest.raises(
+        SettingError, match=r"data.train must have the attribute classes .* 3000000000, of 40"
+    ):
+        ready(DatasetPool(source, pool_size=4, batch_size=2))
+
+
 def test_any_data_set_of_torch():
     settings = {"pool_size": 4, "batch_size": 2}
     data = ready(DatasetPool(Pictures(), partitioner=ByGroup(), **settings))
