@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_agg.aggregators.recurrent_network import Cell
 from lightning_agg.aggregators.worker_features import Clamp, Order, Scale, Trust
+from lightning_agg.aggregators.worker_trust import LIMIT
 from lightning_agg.errors import SettingError, require, require_choice, require_count, require_positive
 
 ARCHITECTURE: dict[str, Any] = {
@@ -37,6 +38,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_judges": 1,
     "length_limit": 5.0,
     "trust_horizon": 0,
+    "trust_floor": -LIMIT,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -49,7 +51,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "normalization", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon", "trust_floor",
     "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
@@ -58,7 +60,7 @@ FREE = {
 RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
 """Settings of the rule by which workers are trusted where that is not learned."""
 
-OF_JUDGES = ("num_judges", "length_limit", "trust_horizon")
+OF_JUDGES = ("num_judges", "length_limit", "trust_horizon", "trust_floor")
 """Settings of trust that is learned."""
 
 
@@ -168,6 +170,10 @@ def check_settings(settings: dict[str, Any]) -> None:
         require(0 <= settings[name] <= 1, f"{name} must be in [0, 1], got {settings[name]}.")
     for name in ("trust_margin", "direction_decay", "direction_margin", "running_scale", "batch_decay"):
         require(0 <= settings[name] < 1, f"{name} must be in [0, 1), got {settings[name]}.")
+    require(
+        -LIMIT <= settings["trust_floor"] <= 0,
+        f"trust_floor must be in [{-LIMIT:g}, 0], got {settings['trust_floor']}.",
+    )
     for momentum in settings["momenta"]:
         require(
             isinstance(momentum, int | float) and 0 <= momentum < 1,

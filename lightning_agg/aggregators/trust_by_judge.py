@@ -42,6 +42,12 @@ WORST = (-LARGEST_DESCENT, -LARGEST_DESCENT, -1.0, -1.0, -1.0)
 LEAST_WEIGHT = 0.05
 """Part of the largest weight that is taken off everyone's, so that a row of any length can count for nothing."""
 
+PUBLIC_SUMS = [1, 2, 5, 6]
+"""Of the evidence, what is summed up along the public gradients, in parts of the best worker's: descents, twice, and cosines, twice."""
+
+HOPELESS = -20.0
+"""Logit of whom all of these speak against."""
+
 LENGTH_DECAY = 0.9
 """Of the running mean of the public gradient's length."""
 
@@ -59,6 +65,7 @@ class TrustByJudge:
     judges: JudgePanel
     length_limit: float
     trust_horizon: int
+    trust_floor: float
     trial_step: float
     num_samples: int
 
@@ -72,6 +79,9 @@ class TrustByJudge:
             0, workers, True
         )
         logits, memory = self.judges(whole, seen.judged, present)
+        # All four: honest workers whose shards are uneven have some below it, and noise some of anybody's.
+        hopeless = whole[:, PUBLIC_SUMS].amax(1) < self.trust_floor
+        logits = torch.where(hopeless, logits.clamp_max(HOPELESS), logits)
         verdict = torch.where(present, F.logsigmoid(logits), seen.verdict)
         judged = present | (seen.verdict < 0)  # who has sent nothing finite so far has not been
         best = verdict[judged].max()

@@ -60,6 +60,7 @@ class WorkerFeatures:
     trust: Trust
     length_limit: float
     trust_horizon: int
+    trust_floor: float
     trust_decay: float
     trust_margin: float
     direction_decay: float

@@ -40,7 +40,7 @@ def unseen(workers):
 
 
 def evidence_of(rows, context, seen, step, trust_horizon=0):
-    trust = TrustByJudge(JudgePanel(1), 5.0, trust_horizon, trial_step=0.1, num_samples=8)
+    trust = TrustByJudge(JudgePanel(1), 5.0, trust_horizon, trust_floor=-3.0, trial_step=0.1, num_samples=8)
     return trust.evidence(rows, public_gradient(context, 8, rows), context, seen, step)
 
 
@@ -261,6 +261,26 @@ def test_a_row_of_any_length_can_count_for_nothing():
     assert torch.allclose(found.inputs[4] * found.scale, torch.ones(D))
 
 
+def test_nobody_is_trusted_of_whom_all_that_sums_up_is_below_the_floor():
+    """Of four, the second goes the other way; the third lowers the loss little, and the last raises it but goes the same way."""
+    rows = torch.zeros(4, D)
+    rows[:, 0] = torch.tensor([1.0, -1.0, 0.1, 1.0])
+    context = server(rows, [0.2, -0.12, 0.01, -0.2], [1.0] + [0.0] * (D - 1))
+    for floor, trusted in ((-3.0, [True] * 4), (-0.61, [True] * 4), (-0.59, [True, False, True, True])):
+        features = Recurrent(**LEARNED, trust_floor=floor).features
+        found = features.trusted(rows, context, features.unseen(4, rows), 0)
+        assert (found.weights > 0).tolist() == trusted
+        assert found.weights[found.weights > 0].tolist() == [1.0] * sum(trusted)
+        again = features.trusted(rows, context, found.seen, 1)
+        assert (again.weights > 0).tolist() == trusted
+
+
+def test_who_is_alone_is_trusted_above_any_floor():
+    rows, features = torch.ones(1, D), Recurrent(**LEARNED, trust_floor=0.0).features
+    found = features.trusted(rows, server(rows, [-0.2], [-1.0] * D), features.unseen(1, rows), 0)
+    assert found.weights.tolist() == [1.0]
+
+
 def test_past_the_horizon_of_their_training_sums_forget_more_slowly():
     """A sum with decay 0.9, of descents, and one with 0.95, of cosines with the public gradient, in round 4 of a horizon of 2."""
     rows = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
@@ -477,6 +497,9 @@ def test_it_remembers_and_forgets():
         ({**LEARNED, "num_judges": 0}, "num_judges must be an integer of at least 1, got 0"),
         ({"trust_horizon": 100}, "trust_horizon needs trust learned, got 100 and losses"),
         ({**LEARNED, "trust_horizon": -1}, "trust_horizon must be an integer of at least 0, got -1"),
+        ({"trust_floor": -0.5}, "trust_floor needs trust learned, got -0.5 and losses"),
+        ({**LEARNED, "trust_floor": -4.0}, "trust_floor must be in [-3, 0], got -4.0"),
+        ({**LEARNED, "trust_floor": 0.5}, "trust_floor must be in [-3, 0], got 0.5"),
         ({"length_limit": 2.0}, "length_limit needs trust learned, got 2.0 and losses"),
         ({**LEARNED, "length_limit": 0.0}, "length_limit must be a finite number above 0, got 0.0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
