@@ -10,6 +10,7 @@ standard deviation over ``--seeds`` others; the test set is read once, at the en
     python benchmarks/learned.py disguised --root DIR --output docs/learned_disguised.md
     python benchmarks/learned.py late     --root DIR --output docs/learned_late.md
     python benchmarks/learned.py sizes    --root DIR --output docs/learned_sizes.md
+    python benchmarks/learned.py few      --root DIR --output docs/learned_few.md
     python benchmarks/learned.py sampled  --root DIR --output docs/learned_sampled.md
     python benchmarks/learned.py transfer --root DIR --output docs/learned_transfer.md
     python benchmarks/learned.py cifar    --root DIR --output docs/learned_cifar.md
@@ -328,6 +329,22 @@ def sizes(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield from _sections(measure, learned, seeds, attacks, {f"M = {size}": size for size in pools}, run)
 
 
+def few(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
+    """A lone attacker among a few workers."""
+    yield "# Few workers"
+    yield ""
+    yield (
+        "MNIST, 784-20-10 sigmoid, batch 64, one Byzantine worker of three, four or five; the weights were trained with 10 and 5. Test accuracy in % after 100 rounds, mean ±"
+        f" standard deviation over {seeds} seeds."
+    )
+
+    def run(rule: str, attack: str, size: int) -> Run:
+        return Run(rule, attack=attack, num_byzantine=int(attack != NO_ATTACK), pool_size=size)
+
+    pools = {f"M = {size}": size for size in (3, 4, 5)}
+    yield from _sections(measure, learned, seeds, (NO_ATTACK, *ATTACKS), pools, run)
+
+
 def sampled(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     """Only part of the workers takes part in a round."""
     draws = {
@@ -522,7 +539,7 @@ def trust(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
 
 PARTS = {
     part.__name__: part
-    for part in (clean, paired, attacked, disguised, late, sizes, sampled, transfer, cifar, trust)
+    for part in (clean, paired, attacked, disguised, late, sizes, few, sampled, transfer, cifar, trust)
 }
 
 
