@@ -1,6 +1,6 @@
 """One training with an aggregator, shipped or made by hand, under an attack: what the tables of learned aggregators are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -142,8 +142,13 @@ class Run:
 def shipped(rule: str) -> tuple[str, dict[str, Any]]:
     """Name of the weights, and the settings that differ from theirs, of ``NAME,setting=value,...``."""
     name, *changes = rule.split(",")
+    return name, settings_in(changes)
+
+
+def settings_in(changes: Sequence[str]) -> dict[str, Any]:
+    """Those of ``setting=value`` each."""
     pairs = (change.split("=", maxsplit=1) for change in changes)
-    return name, {setting: yaml.safe_load(value) for setting, value in pairs}
+    return {setting: yaml.safe_load(value) for setting, value in pairs}
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     python benchmarks/learned.py attacked --root DIR --results FILE
     python benchmarks/ship.py ... --results FILE      # again, now with the scores
 
-Without ``--results`` the card says nothing of scores beyond those of the validation. ``--judges RUN`` adds the judges of other runs to its own.
+Without ``--results`` the card says nothing of scores beyond those of the validation. ``--judges RUN`` adds the judges of other runs to its own,
+``--settings SETTING=VALUE`` changes what may differ from what was trained with.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 import yaml
-from learned_runs import ATTACKS, MARKS, NO_ATTACK, Run
+from learned_runs import ATTACKS, MARKS, NO_ATTACK, Run, settings_in
 
 from lightning_agg import pretrained
 from lightning_agg.aggregators import Recurrent
@@ -73,6 +74,7 @@ def card(
     name: str,
     command: str,
     others: Sequence[Path],
+    changes: Sequence[str],
     results: dict[str, Any],
 ) -> Iterator[str]:
     """The lines of the card."""
@@ -98,7 +100,7 @@ def card(
         own = read_weights(run / "aggregator.safetensors")[0]["num_judges"]
         yield f"- {own} of the {settings['num_judges']} judges are this training's; the others are those of the second."
     option = "" if last is None else " --last" if last == 1 else f" --last {last:g}"
-    option += " --judges RUN_2" * bool(others)
+    option += " --judges RUN_2" * bool(others) + " ".join([" --settings", *changes]) * bool(changes)
     yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{option}`."
     yield ""
     yield from scores(name, results)
@@ -178,6 +180,13 @@ def main() -> None:
         metavar="RUN",
         help="runs whose last judges are added; with --last",
     )
+    parser.add_argument(
+        "--settings",
+        nargs="*",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="of Recurrent, that are not those of the run",
+    )
     arguments = parser.parse_args()
     if arguments.judges and not arguments.last:
         parser.error("--judges needs --last: it takes the last judges of the runs")
@@ -188,6 +197,10 @@ def main() -> None:
     weights = arguments.run / "aggregator.safetensors"
     if arguments.last:
         weights = last_weights(arguments.run, arguments.last, arguments.judges)
+    if arguments.settings:
+        changed = Recurrent(weights=str(weights), **settings_in(arguments.settings))
+        weights = arguments.run / "changed.safetensors"
+        changed.save(weights)
     lines = card(
         arguments.run,
         weights,
@@ -195,6 +208,7 @@ def main() -> None:
         arguments.name,
         arguments.command,
         arguments.judges,
+        arguments.settings,
         results,
     )
     text = "\n".join(lines) + "\n"

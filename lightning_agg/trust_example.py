@@ -17,21 +17,22 @@ class TrustExample(NamedTuple):
 
     Attributes:
         evidence: What a judge reads of each worker, ``(M, EVIDENCE)``.
-        present: Who sent a finite row, ``(M,)``.
+        counts: For how much of a worker each counts, ``(M,)``: for nothing who sent no finite row.
         honest: Who of them was honest, ``(M,)``.
         products: Inner products of the rows in parts of the squared length of the honest ones' mean, ``(M, M)``; 0 for who was not
             there, and all 0 if there is no such mean.
     """
 
     evidence: Tensor
-    present: Tensor
+    counts: Tensor
     honest: Tensor
     products: Tensor
 
 
 def example_of_round(rows: Tensor, honest: Tensor, judged: Judged) -> TrustExample:
     """Of the finite rows ``(m, d)`` of a round, who of the M workers is honest, and what the judge has done."""
-    evidence, present, cut = judged
+    evidence, counts, cut = judged
+    present = counts > 0
     honest = honest & present
     among = honest[present].double()
     rows = (cut[:, None] * rows).detach().double()
@@ -41,7 +42,7 @@ def example_of_round(rows: Tensor, honest: Tensor, judged: Judged) -> TrustExamp
     whole = evidence.new_zeros(len(present), len(present))
     if bool(size > 0):
         whole[present.outer(present)] = relative.flatten().to(whole)
-    return TrustExample(evidence.detach(), present, honest, whole)
+    return TrustExample(evidence.detach(), counts, honest, whole)
 
 
 def stacked(rounds: Iterable[tuple[TrustExample, ...]]) -> tuple[TrustExample, ...]:

@@ -124,7 +124,7 @@ def round_features(
             part = replace(part, scale=torch.zeros_like(part.scale), seen=seen[task])
             if part.judged is not None:
                 absent = part.judged._replace(
-                    present=torch.zeros_like(part.judged.present), cut=part.judged.cut[:0]
+                    counts=torch.zeros_like(part.judged.counts), cut=part.judged.cut[:0]
                 )
                 part = replace(part, judged=absent)
         parts.append(part)

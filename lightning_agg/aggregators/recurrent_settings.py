@@ -39,6 +39,7 @@ ARCHITECTURE: dict[str, Any] = {
     "length_limit": 5.0,
     "trust_horizon": 0,
     "trust_floor": -LIMIT,
+    "merge_copies": False,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -51,7 +52,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "normalization", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon", "trust_floor",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon", "trust_floor", "merge_copies",
     "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
@@ -60,7 +61,7 @@ FREE = {
 RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
 """Settings of the rule by which workers are trusted where that is not learned."""
 
-OF_JUDGES = ("num_judges", "length_limit", "trust_horizon", "trust_floor")
+OF_JUDGES = ("num_judges", "length_limit", "trust_horizon", "trust_floor", "merge_copies")
 """Settings of trust that is learned."""
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.copies import Kinds, copies_and_same, effective_number, kinds_of
 from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_judge import EVIDENCE, JudgePanel
@@ -18,9 +19,7 @@ from lightning_agg.aggregators.worker_trust import (
     Trusted,
     agreement,
     bounded_descents,
-    copies_and_same,
     cosines,
-    effective_number,
     in_parts_of,
     of_rows,
     positive,
@@ -66,19 +65,23 @@ class TrustByJudge:
     length_limit: float
     trust_horizon: int
     trust_floor: float
+    merge_copies: bool
     trial_step: float
     num_samples: int
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them."""
         public = public_gradient(context, self.num_samples, gradients)
-        read, same, seen = self.evidence(gradients, public, context, seen, step)
+        copies, same = copies_and_same(gradients)
+        apart = torch.eye(len(gradients)).to(gradients)
+        # Merged, k copies say as much as one of them, so that they gain nothing by their number, and who is copied loses nothing.
+        kinds = kinds_of(gradients, copies if self.merge_copies else apart)
+        read, seen = self.evidence(kinds, apart if self.merge_copies else copies, public, context, seen, step)
         workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
         whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
-        present = torch.zeros(len(seen.judged), dtype=torch.bool, device=read.device).index_fill(
-            0, workers, True
-        )
-        logits, memory = self.judges(whole, seen.judged, present)
+        counts = read.new_zeros(len(seen.judged)).index_copy(0, workers, kinds.counts)
+        present = counts > 0
+        logits, memory = self.judges(whole, seen.judged, counts)
         # All four: honest workers whose shards are uneven have some below it, and noise some of anybody's.
         hopeless = whole[:, PUBLIC_SUMS].amax(1) < self.trust_floor
         logits = torch.where(hopeless, logits.clamp_max(HOPELESS), logits)
@@ -87,7 +90,8 @@ class TrustByJudge:
         best = verdict[judged].max()
         if not bool(seen.heard.all()):  # the first rounds may have had none but attackers
             best = best.clamp_min(math.log(EVEN))
-        weights = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
+        trust = ((verdict[workers] - best).exp() - LEAST_WEIGHT).clamp_min(0) / (1 - LEAST_WEIGHT)
+        weights = kinds.counts * trust
         length = torch.linalg.vector_norm(public).reshape(1)
         usual = length if step == 0 else LENGTH_DECAY * seen.length + (1 - LENGTH_DECAY) * length
         bound, lengths = (
@@ -96,13 +100,14 @@ class TrustByJudge:
         )
         cut = torch.where((bound > 0) & (lengths > bound), bound / positive(lengths), 1.0)
         seen = seen._replace(judged=memory, verdict=verdict, length=usual)
-        number = weights.max() * effective_number(weights, same)
-        return Trusted(weights, weights, number, seen, Judged(whole, present, cut))
+        number = trust.max() * effective_number(weights, same)
+        return Trusted(trust, weights, number, seen, Judged(whole, counts, cut))
 
     def evidence(
-        self, rows: Tensor, public: Tensor, context: Context, seen: Seen, step: int
-    ) -> tuple[Tensor, Tensor, Seen]:
-        """What is read of each of ``(m, d)`` beside the ``public`` gradient ``(d,)``, ``(m, EVIDENCE)``; which rows are the same, ``(m, m)``; what the next round needs."""
+        self, kinds: Kinds, copies: Tensor, public: Tensor, context: Context, seen: Seen, step: int
+    ) -> tuple[Tensor, Seen]:
+        """What is read of the ``kinds`` of m rows, of which ``copies`` are, ``(m, m)``, beside the ``public`` gradient ``(d,)``: ``(m, EVIDENCE)``; and what the next round needs."""
+        rows, of_row, _ = kinds
         length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
         direction = DIRECTION_DECAY * seen.direction + public / positive(length)
         descents = bounded_descents(rows, context, self.trial_step, self.num_samples)
@@ -110,10 +115,10 @@ class TrustByJudge:
         if len(rows) == 2:  # if they contradict each other, that speaks against neither
             with_others = with_others.clamp_min(0)
         middle = agreement(with_others, None)
-        latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)
+        latest = torch.stack([descents, descents, with_sum, with_public, middle], 1)[of_row]
         decays, worst = rows.new_tensor(sum_decays(step, self.trust_horizon)), rows.new_tensor(WORST)
         sums = summed(latest, seen.sums, decays, context, worst)
-        heard = summed(torch.ones_like(descents), seen.heard, 1.0, context, 1.0)
+        heard = summed(rows.new_ones(len(of_row)), seen.heard, 1.0, context, 1.0)
         # As if all had taken part in as many rounds, and in parts of the best of all.
         most = weight_of_sum(decays, heard.max())
         evened = sums * (most / positive(weight_of_sum(decays, heard[:, None])))
@@ -121,29 +126,29 @@ class TrustByJudge:
         all_descents, late_descents, agreed, public_sum, middle_sum = in_parts_of(
             best, of_rows(evened, context)
         ).T
-        copies, same = copies_and_same(rows)
         own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         logs = positive(lengths).log()
+        others = with_others.masked_fill(own, 0).sum(1) / max(len(rows) - 1, 1)
         read = [
-            relative(descents, 0),
+            relative(descents, 0)[of_row],
             all_descents,
             late_descents,
-            with_public,
-            with_sum,
+            with_public[of_row],
+            with_sum[of_row],
             agreed,
             public_sum,
-            middle,
-            with_others.masked_fill(own, 0).sum(1) / max(len(rows) - 1, 1),
+            middle[of_row],
+            others[of_row],
             middle_sum,
-            (logs - logs.median()).clamp(-LIMIT, LIMIT),
-            (logs - positive(length).log()).clamp(-LIMIT, LIMIT),
+            (logs - logs.median()).clamp(-LIMIT, LIMIT)[of_row],
+            (logs - positive(length).log()).clamp(-LIMIT, LIMIT)[of_row],
             1 / copies.sum(1),
-            with_others.masked_fill(own, -1).amax(1),
-            torch.full_like(descents, min(1.0, math.log1p(step) / math.log1p(LATE))),
-            (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT),
+            with_others.masked_fill(own, -1).amax(1)[of_row],
+            torch.full_like(agreed, min(1.0, math.log1p(step) / math.log1p(LATE))),
+            (lengths * with_public / positive(length)).clamp(-LIMIT, LIMIT)[of_row],
             torch.minimum(all_descents, agreed),
         ]
-        return torch.stack(read, 1), same, seen._replace(direction=direction, sums=sums, heard=heard)
+        return torch.stack(read, 1), seen._replace(direction=direction, sums=sums, heard=heard)
 
 
 def sum_decays(step: int, trust_horizon: int) -> tuple[float, ...]:

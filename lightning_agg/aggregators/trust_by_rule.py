@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
+from lightning_agg.aggregators.copies import copies_and_same, effective_number
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.worker_trust import (
     LARGEST_DESCENT,
@@ -14,9 +15,7 @@ from lightning_agg.aggregators.worker_trust import (
     agreement,
     beyond_margin,
     bounded_descents,
-    copies_and_same,
     cosines,
-    effective_number,
     of_rows,
     positive,
     public_gradient,

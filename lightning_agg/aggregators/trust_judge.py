@@ -30,25 +30,25 @@ class TrustJudge(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, evidence: Tensor, memory: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """One round: ``(..., M, EVIDENCE)``, ``(..., M, UNITS)`` and who is there, ``(..., M)`` -> ``(..., M)`` and the new memory.
+    def forward(self, evidence: Tensor, memory: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """One round: ``(..., M, EVIDENCE)``, ``(..., M, UNITS)`` and for how much each counts, ``(..., M)`` -> ``(..., M)`` and the new memory.
 
-        Who is not there is not seen by the others, and remembered as before.
+        Who counts for nothing is not there: not seen by the others, and remembered as before.
         """
-        here = present[..., None].to(evidence)
+        here = counts[..., None].to(evidence)
         seen = torch.tanh(self.enc(evidence))
         count = here.sum(-2, keepdim=True).clamp_min(1)
         others = [((part * here).sum(-2, keepdim=True) / count).expand_as(part) for part in (seen, memory)]
         joined = torch.cat([seen, *others], -1)
         after = self.gru(joined.flatten(end_dim=-2), memory.flatten(end_dim=-2)).view_as(memory)
-        memory = torch.where(present[..., None], after, memory)
+        memory = torch.where(here > 0, after, memory)
         return self.out(torch.cat([memory, seen], -1))[..., 0], memory
 
-    def window(self, evidence: Tensor, memory: Tensor, present: Tensor) -> Tensor:
+    def window(self, evidence: Tensor, memory: Tensor, counts: Tensor) -> Tensor:
         """K rounds of B trainings: ``(B, K, M, EVIDENCE)``, ``(B, M, UNITS)`` and ``(B, K, M)`` -> ``(B, K, M)``."""
         logits = []
         for k in range(evidence.shape[1]):
-            logit, memory = self(evidence[:, k], memory, present[:, k])
+            logit, memory = self(evidence[:, k], memory, counts[:, k])
             logits.append(logit)
         return torch.stack(logits, 1)
 
@@ -77,9 +77,9 @@ class JudgePanel(nn.ModuleList):
         """Each of K judges with its own part of ``(..., K UNITS)``."""
         return zip(self, memory.chunk(len(self), dim=-1), strict=True)
 
-    def forward(self, evidence: Tensor, memory: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, evidence: Tensor, memory: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """As one judge, with ``(..., M, K UNITS)`` for the memories of K of them, one after the other."""
-        said = [judge(evidence, own, present) for judge, own in self.with_memories(memory)]
+        said = [judge(evidence, own, counts) for judge, own in self.with_memories(memory)]
         # By sorting, as the median is not deterministic on a GPU.
         logits = torch.stack([logit for logit, _ in said]).sort(dim=0).values
         return logits[(len(self) - 1) // 2], torch.cat([after for _, after in said], -1)

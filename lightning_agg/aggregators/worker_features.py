@@ -61,6 +61,7 @@ class WorkerFeatures:
     length_limit: float
     trust_horizon: int
     trust_floor: float
+    merge_copies: bool
     trust_decay: float
     trust_margin: float
     direction_decay: float

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_agg.aggregators.context import Context
-from lightning_agg.aggregators.linalg import row_lengths, squared_distances
+from lightning_agg.aggregators.linalg import row_lengths
 from lightning_agg.aggregators.seen import Seen
 
 LIMIT = 3.0
 """Bound of what has no bound of its own, such as distrust."""
-
-NEARLY = 0.1
-"""A row is nearly another if what is between them is at most this part of the shorter one's length."""
 
 LARGEST_ENTRY = 1e15
 """Bound of the entries of gradients, whose squares then stay finite: an attacker of weight 0 must not make 0 times infinity."""
@@ -28,12 +25,12 @@ class Judged(NamedTuple):
 
     Attributes:
         evidence: What it has read of each, ``(M, EVIDENCE)``.
-        present: Which of them sent one of the m rows, ``(M,)``.
+        counts: For how much of a worker each of them counts, ``(M,)``: for nothing who sent none of the m rows.
         cut: By what the rows are to be multiplied, ``(m,)``.
     """
 
     evidence: Tensor
-    present: Tensor
+    counts: Tensor
     cut: Tensor
 
 
@@ -142,34 +139,6 @@ def agreement(cosines: Tensor, before: Tensor | None) -> Tensor:
     ordered = cosines.masked_fill(~others, torch.inf).sort(dim=1).values
     middle = (others.sum(dim=1, keepdim=True) - 1).clamp_min(0) // 2
     return ordered.gather(1, middle)[:, 0].nan_to_num(0.0, 0.0, 0.0)
-
-
-def copies_and_same(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of ``(M, d)`` are copies of each other, and which tell no more than one of them, ``(M, M)`` of 1 and 0 each.
-
-    Both are those that are nearly the same, a row and itself among them. Where all rows are, nobody is a copy, as honest
-    workers with large batches agree too; and only equal rows are one.
-    """
-    squares = row_lengths(rows).square()
-    shorter = torch.minimum(squares, squares[:, None])
-    nearly = squared_distances(rows) <= NEARLY**2 * shorter
-    if not bool(nearly.all()):
-        return nearly.to(rows), nearly.to(rows)
-    groups = torch.unique(rows, dim=0, return_inverse=True)[1]
-    return torch.eye(len(rows)).to(rows), (groups[:, None] == groups).to(rows)
-
-
-def effective_number(weights: Tensor, same: Tensor) -> Tensor:
-    """How many independent rows of weight 1 have a mean as noisy as that of rows ``(M,)`` of which some are the ``same``.
-
-    Kish, *Survey Sampling*, 1965, section 11.7.
-
-    Example:
-        >>> same = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-        >>> effective_number(torch.ones(3), torch.eye(3)), effective_number(torch.ones(3), same)
-        (tensor(3.), tensor(1.8000))
-    """
-    return weights.sum().square() / positive(weights @ same @ weights)
 
 
 def positive(x: Tensor) -> Tensor:

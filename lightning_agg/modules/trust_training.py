@@ -33,14 +33,14 @@ class TrustTraining(nn.Module):
         lr_scheduler: Schedule of its learning rate, stepped once a window; constant when null.
         steps: Its steps after each window, each one of every judge.
         batch_size: Windows of a task in each step, drawn from those that are kept.
-        capacity: Windows of a task that are kept, the last ones: of K rounds and M workers each takes K M (4 M + 36) bytes, which is 0.08 MB for
+        capacity: Windows of a task that are kept, the last ones: of K rounds and M workers each takes K M (4 M + 37) bytes, which is 0.08 MB for
             100 rounds of 10 workers and 4.4 MB for 100.
         cross_entropy: By what the cross entropy is multiplied.
         clip_norm: A gradient is scaled down to this norm.
     """
 
     evidence: Tensor
-    present: Tensor
+    counts: Tensor
     honest: Tensor
     products: Tensor
     memory: Tensor
@@ -77,7 +77,7 @@ class TrustTraining(nn.Module):
             return torch.zeros(self.capacity, *shape, dtype=dtype)
 
         self.register_buffer("evidence", room(rounds, pool_size, EVIDENCE, dtype=torch.half))
-        self.register_buffer("present", room(rounds, pool_size, dtype=torch.bool))
+        self.register_buffer("counts", room(rounds, pool_size, dtype=torch.half))
         self.register_buffer("honest", room(rounds, pool_size, dtype=torch.bool))
         self.register_buffer("products", room(rounds, pool_size, pool_size))
         self.register_buffer("memory", room(pool_size, UNITS * num_judges))
@@ -116,15 +116,15 @@ class TrustTraining(nn.Module):
 
     def _loss(self, judge: TrustJudge, memory: Tensor, chosen: Tensor) -> Tensor:
         dtype = judge.out.weight.dtype
-        present, honest = self.present[chosen], self.honest[chosen].to(dtype)
-        rounds = 1 + self.first[chosen, None] + torch.arange(present.shape[1], device=present.device)
+        counts, honest = self.counts[chosen].to(dtype), self.honest[chosen].to(dtype)
+        rounds = 1 + self.first[chosen, None] + torch.arange(counts.shape[1], device=counts.device)
         weights_of_rounds = rounds.to(dtype).rsqrt()
-        logits = judge.window(self.evidence[chosen].to(dtype), memory[chosen].to(dtype), present)
+        logits = judge.window(self.evidence[chosen].to(dtype), memory[chosen].to(dtype), counts)
         entropies = F.binary_cross_entropy_with_logits(logits, honest, reduction="none")
-        weights = torch.where(present, logits.sigmoid() + 1e-6, 0.0)
+        weights = counts * (logits.sigmoid() + 1e-6)
         errors, defined = log_errors(weights, honest, self.products[chosen].to(dtype))
         loss = _mean(errors, weights_of_rounds * defined)
-        return loss + self.cross_entropy * _mean(entropies, weights_of_rounds[..., None] * present)
+        return loss + self.cross_entropy * _mean(entropies, weights_of_rounds[..., None] * counts)
 
 
 def _mean(x: Tensor, weights: Tensor) -> Tensor:

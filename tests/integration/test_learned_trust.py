@@ -108,7 +108,7 @@ def test_another_memory_is_no_checkpoint_of_this(trained, tmp_path):
     options = ["--trainer.max_steps=11", "--model.trust_training.capacity=5"]
     path = trained / "version_0" / "checkpoints" / "last.ckpt"
     with pytest.raises(
-        SettingError, match=re.escape("trust_training.evidence is (256, 10, 6, 17) in the checkpoint")
+        SettingError, match=re.escape("trust_training.counts is (256, 10, 6) in the checkpoint")
     ):
         run("fit", tmp_path, *SMALL, *options, f"--ckpt_path={path}", config=META)
 
@@ -168,7 +168,7 @@ def test_episodes_may_have_fewer_workers(tmp_path):
         sizes.add(size)
     assert sizes == {2, 4, 6}
     assert learner.episode_size(VALIDATION_EPISODES) == 6
-    shown = checkpoint(tmp_path)["state_dict"]["trust_training.present"][:6].all(1).sum(1)
+    shown = checkpoint(tmp_path)["state_dict"]["trust_training.counts"][:6].all(1).sum(1)
     episodes = [0, 1, 2, 1, 2, 3]  # of two tasks, of which the first one begins in the middle
     assert shown.tolist() == [learner.episode_size(episode) for episode in episodes]
 
@@ -226,7 +226,7 @@ def test_the_attack_of_a_run_has_one_first_round(tmp_path):
 def test_what_the_judge_was_shown_has_no_graph(trained):
     state = checkpoint(trained)["state_dict"]
     shown = [
-        state[f"trust_training.{name}"] for name in ("evidence", "present", "honest", "products", "memory")
+        state[f"trust_training.{name}"] for name in ("evidence", "counts", "honest", "products", "memory")
     ]
     assert not any(tensor.requires_grad for tensor in shown)
     assert shown[0].dtype == torch.half

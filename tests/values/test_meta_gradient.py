@@ -336,4 +336,4 @@ def test_a_diverged_task_stays_where_it_is(settings):
     assert state.parameters.isnan().all()
     assert losses.isnan().all()
     assert not any(g.any() for g in gradients)
-    assert not any(example.present.any() for example in examples)
+    assert not any(example.counts.any() for example in examples)

@@ -1,5 +1,6 @@
 """Trust that is learned: what the judge reads, whom it sees, and what it is trained on."""
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lightning_agg.aggregators import Context, Recurrent
+from lightning_agg.aggregators.copies import copies_and_same, kinds_of
 from lightning_agg.aggregators.recurrent_settings import write_weights
 from lightning_agg.aggregators.seen import Seen
 from lightning_agg.aggregators.trust_by_judge import TrustByJudge
@@ -40,8 +42,11 @@ def unseen(workers):
 
 
 def evidence_of(rows, context, seen, step, trust_horizon=0):
-    trust = TrustByJudge(JudgePanel(1), 5.0, trust_horizon, trust_floor=-3.0, trial_step=0.1, num_samples=8)
-    return trust.evidence(rows, public_gradient(context, 8, rows), context, seen, step)
+    trust = TrustByJudge(
+        JudgePanel(1), 5.0, trust_horizon, trust_floor=-3.0, merge_copies=False, trial_step=0.1, num_samples=8
+    )
+    kinds, copies = kinds_of(rows, torch.eye(len(rows))), copies_and_same(rows)[0]
+    return trust.evidence(kinds, copies, public_gradient(context, 8, rows), context, seen, step)
 
 
 def by_numpy(rounds):
@@ -119,7 +124,7 @@ def read(rounds, seen):
     found = []
     for step, (rows, descents, gradient, workers) in enumerate(rounds):
         context = replace(server(rows, descents, gradient), workers=torch.tensor(workers))
-        values, _, seen = evidence_of(torch.tensor(rows), context, seen, step)
+        values, seen = evidence_of(torch.tensor(rows), context, seen, step)
         found.append(values)
     return found, seen
 
@@ -144,7 +149,7 @@ def test_evidence_is_on_workers_not_on_rows():
     """Of six workers 5, 0, 2 take part, then 0 and 4, whose row is dropped: nothing but that counts against 4."""
     rows = [row[:3] for row in (three_rounds()[0][0], three_rounds()[1][0])]
     context = server(rows[0], [0.3, 0.2, 0.1], [1.0] * D)
-    _, _, seen = evidence_of(
+    _, seen = evidence_of(
         torch.tensor(rows[0]), replace(context, workers=torch.tensor([5, 0, 2])), unseen(6), 0
     )
     assert seen.sums[[5, 0, 2], 0].tolist() == pytest.approx([0.3, 0.2, 0.1])
@@ -153,7 +158,7 @@ def test_evidence_is_on_workers_not_on_rows():
         server(rows[1], [0.4], [1.0] * D),
         workers=torch.tensor([0, 4]), finite=torch.tensor([True, False]),
     )  # fmt: skip
-    _, _, after = evidence_of(torch.tensor(rows[1][:1]), dropped, seen, 1)
+    _, after = evidence_of(torch.tensor(rows[1][:1]), dropped, seen, 1)
     assert after.sums[0, :2].tolist() == pytest.approx([0.2 + 0.4, 0.9 * 0.2 + 0.4])
     assert after.sums[4].tolist() == [-1.0] * 5
     assert torch.equal(after.sums[[1, 2, 3, 5]], seen.sums[[1, 2, 3, 5]])
@@ -164,10 +169,10 @@ def test_evidence_is_finite(gradient):
     rows = torch.zeros(3, D)
     rows[0], rows[1, 0] = 1e15, 1e-30
     context = server(rows, [math.nan, math.inf, -math.inf], gradient)
-    found, _, seen = evidence_of(rows, context, unseen(3), 0)
+    found, seen = evidence_of(rows, context, unseen(3), 0)
     assert found.isfinite().all()
     assert seen.sums.isfinite().all()
-    alone, _, _ = evidence_of(rows[:1], server(rows[:1], [0.1], gradient), unseen(1), 0)
+    alone, _ = evidence_of(rows[:1], server(rows[:1], [0.1], gradient), unseen(1), 0)
     assert alone.isfinite().all()
 
 
@@ -238,7 +243,7 @@ def test_the_judge_weighs_the_rows():
     rule.judges[0].load_state_dict(random_judge().state_dict())
     seen = rule.features.unseen(4, rows)
     found = rule.features(rows, known(), seen, 0)
-    said, _, _ = evidence_of(rows, known(), seen, 0)
+    said, _ = evidence_of(rows, known(), seen, 0)
     logits, memory = rule.judges(said, seen.judged, torch.ones(4, dtype=torch.bool))
     weights = logits.sigmoid().double()
     weights = (weights / weights.max() - 0.05).clamp_min(0)
@@ -281,14 +286,73 @@ def test_who_is_alone_is_trusted_above_any_floor():
     assert found.weights.tolist() == [1.0]
 
 
+def alone_and_copied(copies, merge_copies=True):
+    """What becomes, in the second round, of three workers by themselves, and with others who send what the last one does."""
+    of = [0, 1, 2, *[2] * copies]
+    rounds = 0.5 * torch.randn(2, 3, D, generator=torch.Generator().manual_seed(3)) + 0.2
+    context = Context(  # the loss is a quadratic one around -1
+        parameters=lambda: torch.zeros(D),
+        public_losses=lambda vectors, num_samples: 0.1 * (vectors + 1).square().sum(1),
+        public_gradient=lambda num_samples: torch.full((D,), 0.2),
+    )
+    rule, found = Recurrent(**LEARNED, merge_copies=merge_copies), []
+    rule.judges[0].load_state_dict(random_judge().state_dict())
+    for sent in ([0, 1, 2], of):
+        seen = rule.features.unseen(len(sent), rounds[0])
+        for step, rows in enumerate(rounds):
+            trusted = rule.features.trusted(rows[sent], context, seen, step)
+            seen = trusted.seen
+        found.append(trusted)
+    return of, rows, *found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copies", [1, 6])
+def test_merged_copies_say_what_one_of_them_would(copies):
+    of, rows, alone, copied = alone_and_copied(copies)
+    assert 0.1 < alone.weights.min() < alone.weights.max()
+    assert torch.allclose(copied.judged.evidence, alone.judged.evidence[of], atol=1e-5)
+    assert torch.allclose(copied.trust, alone.trust[of], atol=1e-5)
+    means = [
+        found.weights @ sent / found.weights.sum() for found, sent in ((alone, rows), (copied, rows[of]))
+    ]
+    assert torch.allclose(*means, atol=1e-5)
+    assert torch.allclose(copied.number, alone.number, atol=1e-5)
+    assert copied.judged.counts.tolist() == pytest.approx([1, 1, *[1 / (1 + copies)] * (1 + copies)])
+    _, _, _, kept = alone_and_copied(copies, merge_copies=False)
+    assert kept.judged.counts.tolist() == [1.0] * len(of)
+    assert not torch.allclose(kept.trust, alone.trust[of], atol=0.01)
+
+
+def test_where_all_rows_are_nearly_the_same_none_are_merged():
+    rows, features = torch.ones(4, D), Recurrent(**LEARNED, merge_copies=True).features
+    rows[1] = 1.01
+    found = features.trusted(rows, known(), features.unseen(4, rows), 0)
+    assert found.judged.counts.tolist() == [1.0] * 4
+    assert found.number.item() == pytest.approx(16 / 10)  # three of which are one
+
+
+def test_copies_of_copies_are_of_one_kind():
+    """Each is within a tenth of the next one, the first not of the third."""
+    rows = torch.tensor([[1.0, 5.0], [1.0, 0.0], [1.08, 0.0], [0.0, 1.0], [1.16, 0.0]])
+    copies, _ = copies_and_same(rows)
+    assert not copies[1, 4]
+    for order in itertools.permutations(range(5)):
+        kinds = kinds_of(rows[list(order)], copies[list(order)][:, list(order)])
+        found = kinds.rows[kinds.of_row]
+        expected = torch.tensor([[1.0, 5.0], [1.08, 0.0], [1.08, 0.0], [0.0, 1.0], [1.08, 0.0]])
+        assert torch.allclose(found, expected[list(order)])
+        assert kinds.counts.tolist() == pytest.approx([[1, 1 / 3, 1 / 3, 1, 1 / 3][i] for i in order])
+
+
 def test_past_the_horizon_of_their_training_sums_forget_more_slowly():
     """A sum with decay 0.9, of descents, and one with 0.95, of cosines with the public gradient, in round 4 of a horizon of 2."""
     rows = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
     context, seen = server(rows, [0.1, 0.2, -0.1], [1.0] * D), unseen(3)
-    within = [evidence_of(rows, context, seen, 1, horizon)[2].sums for horizon in (0, 2)]
+    within = [evidence_of(rows, context, seen, 1, horizon)[1].sums for horizon in (0, 2)]
     assert torch.equal(*within)
     later = seen._replace(sums=within[0], heard=torch.ones(3))
-    usual, slower = (evidence_of(rows, context, later, 3, horizon)[2].sums for horizon in (0, 2))
+    usual, slower = (evidence_of(rows, context, later, 3, horizon)[1].sums for horizon in (0, 2))
     kept = (slower - usual) / within[0]
     assert torch.allclose(kept, torch.tensor([0.0, 0.05, 0.0, 0.025, 0.0]).expand(3, 5), atol=1e-4)
     given = Recurrent(**LEARNED, trust_horizon=2)
@@ -323,7 +387,7 @@ def test_no_row_counts_for_more_than_a_usual_one():
     given = example_of_round(
         rows,
         torch.ones(3).bool(),
-        Judged(torch.zeros(3, EVIDENCE), torch.ones(3).bool(), torch.tensor([1.0, 0.5, 1.0])),
+        Judged(torch.zeros(3, EVIDENCE), torch.ones(3), torch.tensor([1.0, 0.5, 1.0])),
     )
     cut = rows * torch.tensor([[1.0], [0.5], [1.0]])
     assert torch.allclose(given.products, cut @ cut.T / cut.mean(0).square().sum(), rtol=1e-4)
@@ -500,6 +564,7 @@ def test_it_remembers_and_forgets():
         ({"trust_floor": -0.5}, "trust_floor needs trust learned, got -0.5 and losses"),
         ({**LEARNED, "trust_floor": -4.0}, "trust_floor must be in [-3, 0], got -4.0"),
         ({**LEARNED, "trust_floor": 0.5}, "trust_floor must be in [-3, 0], got 0.5"),
+        ({"merge_copies": True}, "merge_copies needs trust learned, got True and losses"),
         ({"length_limit": 2.0}, "length_limit needs trust learned, got 2.0 and losses"),
         ({**LEARNED, "length_limit": 0.0}, "length_limit must be a finite number above 0, got 0.0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
@@ -632,7 +697,7 @@ def test_the_oldest_windows_are_forgotten():
 def test_absent_workers_teach_nothing():
     (window,) = windows(1)
     absent = torch.tensor([False, False, False, False, True, True])
-    here = ~absent.expand_as(window.present)
+    here = ~absent.expand_as(window.counts)
     inner = here[..., None] & here[..., None, :]
     gone = TrustExample(window.evidence, here, window.honest & here, window.products * inner)
     noise = torch.where(here[..., None], gone.evidence, 100.0)
@@ -643,6 +708,23 @@ def test_absent_workers_teach_nothing():
         training.keep((gone._replace(evidence=said),), torch.zeros(1, 6, UNITS), [0] * 1)
         losses.append(training.train_judges(judges, torch.optim.SGD(judges.parameters(), lr=0.0), (0, 0)))
     assert losses[0] == losses[1]
+
+
+def test_merged_copies_teach_what_one_of_them_would():
+    (window,) = windows(1, workers=4)
+    of = [0, 1, 2, 3, 3, 3]
+    shares = torch.tensor([1.0, 1.0, 1.0, *[1 / 3] * 3]).expand(4, 6)
+    copied = TrustExample(
+        window.evidence[:, of], shares, window.honest[:, of], window.products[:, of][:, :, of]
+    )
+    losses = []
+    for example, honest in ((window, window.honest), (copied, copied.honest)):
+        judges, training = random_judges(), TrustTraining(steps=1)
+        training.begin(len(honest[0]), 4, 1)
+        training.keep((example,), torch.zeros(1, len(honest[0]), UNITS), [0])
+        optimizer = torch.optim.SGD(judges.parameters(), lr=0.0)
+        losses.append(float(training.train_judges(judges, optimizer, (0, 0))))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # a third is kept in half precision
 
 
 def test_early_rounds_count_more():
