@@ -41,7 +41,7 @@ class Recurrent(Aggregator):
 
     Each setting that is null is that of the weights, or without weights the value in brackets. Those of the step size
     (``output_scale``, ``normalization``, ``decay_after``, ``batch_scaling``, ``batch_decay``, ``line_search``) and of trust (``trust``, ``trust_decay``,
-    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``trust_horizon``, ``trust_floor``, ``merge_copies``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
+    ``trust_margin``, ``direction_decay``, ``direction_margin``, ``distrust_copies``, ``length_limit``, ``trust_horizon``, ``trust_floor``, ``merge_copies``, ``early_samples``, ``num_samples``, ``trial_step``) may differ from those of the weights. An RNN's weights serve an ARNN too, which begins by ignoring the inputs that they lack, and
     with learned trust weights that hold no judge begin with ones that trust all alike.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
@@ -109,6 +109,8 @@ class Recurrent(Aggregator):
             worker's, in [-3, 0]. Judges may trust what they hardly met, such as one who sends the opposite in a pool of three; -0.5 keeps that out. At -3, where sums are cut, it is none [-3].
         merge_copies: Under ``learned`` trust, whether rows that differ by at most a tenth of their length are one worker's to the judges, whose row is their mean and who
             counts once: who sends copies then gains nothing by their number, and who is copied (Mimic) loses nothing. Not where all rows are nearly the same [false].
+        early_samples: Under ``learned`` trust, public samples of the gradient in the first 20 rounds of an episode, if more than ``num_samples``: where workers' batches are small, a few
+            samples tell little at first of where the training should go, and it is then that judges are unsure [0].
         trust_decay: Decay in [0, 1] of a running sum by which workers are trusted; 0 for this round alone, 1 for all rounds alike. Descents
             become small in a long training, and a sum that forgets is then one of noise [0].
         trust_margin: Share in [0, 1) of the trust in the best worker that is taken off everyone's: who is trusted less than that
@@ -170,6 +172,7 @@ class Recurrent(Aggregator):
         trust_horizon: int | None = None,
         trust_floor: float | None = None,
         merge_copies: bool | None = None,
+        early_samples: int | None = None,
         trust_decay: float | None = None,
         trust_margin: float | None = None,
         direction_decay: float | None = None,

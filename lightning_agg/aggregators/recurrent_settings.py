@@ -40,6 +40,7 @@ ARCHITECTURE: dict[str, Any] = {
     "trust_horizon": 0,
     "trust_floor": -LIMIT,
     "merge_copies": False,
+    "early_samples": 0,
     "trust_decay": 0.0,
     "trust_margin": 0.0,
     "direction_decay": 0.0,
@@ -52,7 +53,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 FREE = {
     "output_scale", "normalization", "decay_after", "batch_scaling", "batch_decay",
-    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon", "trust_floor", "merge_copies",
+    "trust", "trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies", "length_limit", "trust_horizon", "trust_floor", "merge_copies", "early_samples",
     "num_samples", "trial_step", "line_search",
 }  # fmt: skip
 """Settings that may differ from those of the weights: the step size, and by what workers are trusted."""
@@ -61,7 +62,7 @@ FREE = {
 RULE_OF_TRUST = ("trust_decay", "trust_margin", "direction_decay", "direction_margin", "distrust_copies")
 """Settings of the rule by which workers are trusted where that is not learned."""
 
-OF_JUDGES = ("num_judges", "length_limit", "trust_horizon", "trust_floor", "merge_copies")
+OF_JUDGES = ("num_judges", "length_limit", "trust_horizon", "trust_floor", "merge_copies", "early_samples")
 """Settings of trust that is learned."""
 
 
@@ -155,7 +156,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     """Raise :class:`SettingError` unless the settings, a value for each of ARCHITECTURE, fit each other."""
     for name in ("hidden_size", "num_layers", "slots", "num_samples", "num_judges"):
         require_count(name, settings[name], minimum=1)
-    for name in ("decay_after", "trust_horizon"):
+    for name in ("decay_after", "trust_horizon", "early_samples"):
         require_count(name, settings[name])
     for name in ("clamp_exponent", "output_scale", "trial_step", "length_limit"):
         require_positive(name, settings[name])

@@ -53,6 +53,9 @@ LENGTH_DECAY = 0.9
 EVEN = 0.5
 """The weight of a worker who is as likely honest as not."""
 
+EARLY = 20
+"""Rounds until which it counts as early."""
+
 LATE = 100
 """Rounds from which on an episode counts as late."""
 
@@ -66,12 +69,14 @@ class TrustByJudge:
     trust_horizon: int
     trust_floor: float
     merge_copies: bool
+    early_samples: int
     trial_step: float
     num_samples: int
 
     def __call__(self, gradients: Tensor, context: Context, seen: Seen, step: int) -> Trusted:
         """``(m, d)`` finite rows of round ``step`` of an episode -> trust in the workers who sent them."""
-        public = public_gradient(context, self.num_samples, gradients)
+        early = self.early_samples if step < EARLY else 0
+        public = public_gradient(context, max(self.num_samples, early), gradients)
         copies, same = copies_and_same(gradients)
         apart = torch.eye(len(gradients)).to(gradients)
         # Merged, k copies say as much as one of them, so that they gain nothing by their number, and who is copied loses nothing.

@@ -62,6 +62,7 @@ class WorkerFeatures:
     trust_horizon: int
     trust_floor: float
     merge_copies: bool
+    early_samples: int
     trust_decay: float
     trust_margin: float
     direction_decay: float
@@ -81,7 +82,7 @@ class WorkerFeatures:
     def public_samples(self) -> int:
         """Public samples that a round needs."""
         asks_for_losses = self.line_search or (self.trust != "peers" and self._asks_for_trust)
-        return self.num_samples if asks_for_losses or self.direction_decay else 0
+        return max(self.num_samples, self.early_samples) if asks_for_losses or self.direction_decay else 0
 
     @property
     def _asks_for_trust(self) -> bool:

@@ -19,7 +19,7 @@ from lightning_agg.preaggregators import Bucketing, NearestNeighborMixing
 PAPER = {
     "slots": 3, "loss_information": False, "worker_order": "given", "scale": "l2", "running_scale": 0.0, "adaptivity": 0.0, "normalization": 0.0, "batch_scaling": 0.0, "batch_decay": 0.0,
     "clamp": "signed", "clamp_exponent": 10.0, "num_samples": 4, "trial_step": 1.0,
-    "gate": False, "trust": "losses", "length_limit": 5.0, "trust_horizon": 0, "trust_floor": -3.0, "merge_copies": False, "trust_decay": 0.0, "trust_margin": 0.0, "direction_decay": 0.0, "direction_margin": 0.0,
+    "gate": False, "trust": "losses", "length_limit": 5.0, "trust_horizon": 0, "trust_floor": -3.0, "merge_copies": False, "early_samples": 0, "trust_decay": 0.0, "trust_margin": 0.0, "direction_decay": 0.0, "direction_margin": 0.0,
     "distrust_copies": False, "momenta": [], "line_search": False,
 }  # fmt: skip
 

@@ -43,7 +43,14 @@ def unseen(workers):
 
 def evidence_of(rows, context, seen, step, trust_horizon=0):
     trust = TrustByJudge(
-        JudgePanel(1), 5.0, trust_horizon, trust_floor=-3.0, merge_copies=False, trial_step=0.1, num_samples=8
+        JudgePanel(1),
+        5.0,
+        trust_horizon,
+        trust_floor=-3.0,
+        merge_copies=False,
+        early_samples=0,
+        trial_step=0.1,
+        num_samples=8,
     )
     kinds, copies = kinds_of(rows, torch.eye(len(rows))), copies_and_same(rows)[0]
     return trust.evidence(kinds, copies, public_gradient(context, 8, rows), context, seen, step)
@@ -345,6 +352,18 @@ def test_copies_of_copies_are_of_one_kind():
         assert kinds.counts.tolist() == pytest.approx([[1, 1 / 3, 1 / 3, 1, 1 / 3][i] for i in order])
 
 
+def test_the_first_public_gradients_are_on_more_samples():
+    rows = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
+    asked, context = [], server(rows, [0.1, 0.2, 0.3], [1.0] * D)
+    context = replace(context, public_gradient=lambda n: asked.append(n) or torch.ones(D))
+    for early, needed in ((0, 8), (5, 8), (50, 50)):
+        rule = Recurrent(**LEARNED, num_samples=8, early_samples=early)
+        assert rule.public_samples == needed
+        for step in (0, 19, 20):
+            rule.features.trusted(rows, context, rule.features.unseen(3, rows), step)
+    assert asked == [8, 8, 8, 8, 8, 8, 50, 50, 8]
+
+
 def test_past_the_horizon_of_their_training_sums_forget_more_slowly():
     """A sum with decay 0.9, of descents, and one with 0.95, of cosines with the public gradient, in round 4 of a horizon of 2."""
     rows = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
@@ -565,6 +584,8 @@ def test_it_remembers_and_forgets():
         ({**LEARNED, "trust_floor": -4.0}, "trust_floor must be in [-3, 0], got -4.0"),
         ({**LEARNED, "trust_floor": 0.5}, "trust_floor must be in [-3, 0], got 0.5"),
         ({"merge_copies": True}, "merge_copies needs trust learned, got True and losses"),
+        ({"early_samples": 512}, "early_samples needs trust learned, got 512 and losses"),
+        ({**LEARNED, "early_samples": -1}, "early_samples must be an integer of at least 0, got -1"),
         ({"length_limit": 2.0}, "length_limit needs trust learned, got 2.0 and losses"),
         ({**LEARNED, "length_limit": 0.0}, "length_limit must be a finite number above 0, got 0.0"),
         ({**LEARNED, "distrust_copies": True}, "distrust_copies must be 0 or false where trust is learned"),
