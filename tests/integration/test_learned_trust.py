@@ -97,11 +97,25 @@ def test_resume_is_exact(stop, tmp_path):
         "--model.trust_training.batch_size=4",
         "--model.partitioners=[IID, Dirichlet]",
         "--model.pool_sizes=[3, 6]",
+        "--model.aggregator.merge_copies=true",
+        "--model.aggregator.early_samples=90",
+        "--byzantine.attack=Reverse",
         "--byzantine.first_round=[0, 5, 12]",
         "--model.optimizer.lr=0.001",
         "--data.rounds_per_epoch=4",
     ]
     assert_resumes(tmp_path, *options, stop=stop, end=5, config=META)
+
+
+def test_what_the_judge_is_shown_of_merged_copies(tmp_path):
+    """Of six workers four send one row: they count for a quarter each."""
+    options = [
+        "--model.aggregator.merge_copies=true", "--byzantine.attack=Reverse", "--byzantine.num_byzantine=4", "--trainer.max_steps=1",
+    ]  # fmt: skip
+    run("fit", tmp_path, *SMALL, *options, config=META)
+    state = checkpoint(tmp_path)["state_dict"]
+    counts, honest = (state[f"trust_training.{name}"][:2] for name in ("counts", "honest"))
+    assert torch.equal(counts, torch.where(honest, 1.0, 0.25).half())
 
 
 def test_another_memory_is_no_checkpoint_of_this(trained, tmp_path):
