@@ -459,7 +459,8 @@ def cifar(measure: Measure, learned: list[str], seeds: int) -> Iterator[str]:
     yield ""
     yield (
         f"Test accuracy in % after {short} rounds. Optimizer and learning rate of the hand-made rules are the best by mean validation"
-        " accuracy over these very attacks. Krum is told 3 attackers (its bound), Zeno all 7."
+        " accuracy over these very attacks. Krum is told 3 attackers (its bound), Zeno all 7 and sees"
+        f" {PUBLIC_SAMPLES} public samples a round; what the learned aggregators see is on their cards (`num_samples`, `early_samples`)."
     )
     yield ""
     yield from header("aggregator", *attacks)

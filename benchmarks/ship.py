@@ -100,7 +100,8 @@ def card(
         own = read_weights(run / "aggregator.safetensors")[0]["num_judges"]
         yield f"- {own} of the {settings['num_judges']} judges are this training's; the others are those of the second."
     option = "" if last is None else " --last" if last == 1 else f" --last {last:g}"
-    option += " --judges RUN_2" * bool(others) + " ".join([" --settings", *changes]) * bool(changes)
+    option += " --judges RUN_2" * bool(others)
+    option += f" --settings {' '.join(changes)}" * bool(changes)
     yield f"- Made by `{command}`, then `python benchmarks/ship.py RUN {name}{option}`."
     yield ""
     yield from scores(name, results)

@@ -45,7 +45,7 @@ class Recurrent(Aggregator):
     with learned trust weights that hold no judge begin with ones that trust all alike.
 
     Cost: :math:`O((M + H^2) d)` for H hidden units, :math:`O((M^2 + H^2) d)` with trust that is learned or by peers, or distrust of copies; where losses are asked for, M + 1 forward passes on ``num_samples``
-    images too, two for the line search, and a gradient on them for the direction or learned trust.
+    images too, two for the line search, and a gradient on them for the direction or learned trust (at first on ``early_samples``).
 
     Breakdown: none is proved; docs/learned_attacked.md measures it.
 

@@ -54,7 +54,7 @@ EVEN = 0.5
 """The weight of a worker who is as likely honest as not."""
 
 EARLY = 20
-"""Rounds until which it counts as early."""
+"""Rounds until which an episode counts as early."""
 
 LATE = 100
 """Rounds from which on an episode counts as late."""
@@ -80,8 +80,9 @@ class TrustByJudge:
         copies, same = copies_and_same(gradients)
         apart = torch.eye(len(gradients)).to(gradients)
         # Merged, k copies say as much as one of them, so that they gain nothing by their number, and who is copied loses nothing.
-        kinds = kinds_of(gradients, copies if self.merge_copies else apart)
-        read, seen = self.evidence(kinds, apart if self.merge_copies else copies, public, context, seen, step)
+        merged, left = (copies, apart) if self.merge_copies else (apart, copies)
+        kinds = kinds_of(gradients, merged)
+        read, seen = self.evidence(kinds, left, public, context, seen, step)
         workers = of_rows(torch.arange(len(seen.judged), device=gradients.device), context)
         whole = read.new_zeros(len(seen.judged), EVIDENCE).index_copy(0, workers, read)
         counts = read.new_zeros(len(seen.judged)).index_copy(0, workers, kinds.counts)
@@ -111,7 +112,7 @@ class TrustByJudge:
     def evidence(
         self, kinds: Kinds, copies: Tensor, public: Tensor, context: Context, seen: Seen, step: int
     ) -> tuple[Tensor, Seen]:
-        """What is read of the ``kinds`` of m rows, of which ``copies`` are, ``(m, m)``, beside the ``public`` gradient ``(d,)``: ``(m, EVIDENCE)``; and what the next round needs."""
+        """What is read of the ``kinds`` of m rows, of which these are still ``copies``, ``(m, m)``, beside the ``public`` gradient ``(d,)``: ``(m, EVIDENCE)``; and what the next round needs."""
         rows, of_row, _ = kinds
         length, lengths = torch.linalg.vector_norm(public), row_lengths(rows).to(rows)
         direction = DIRECTION_DECAY * seen.direction + public / positive(length)
